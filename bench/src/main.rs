@@ -1,0 +1,3 @@
+//! Weald's macro benchmarks.
+
+fn main() {}

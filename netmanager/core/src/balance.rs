@@ -1,0 +1,1 @@
+//! Picks the instance of a new flow.

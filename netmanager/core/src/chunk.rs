@@ -1,0 +1,1 @@
+//! Cuts inner (super-)packets into datagrams and puts them together again.

@@ -1,0 +1,1 @@
+//! Answers queries for semantic names.

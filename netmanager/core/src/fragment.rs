@@ -1,0 +1,1 @@
+//! Fragments follow the first one.

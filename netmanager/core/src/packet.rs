@@ -1,0 +1,1 @@
+//! A checked view of one inner IP packet, and its rewriting in place.

@@ -1,0 +1,1 @@
+//! Sessions and paths of one peer.

@@ -1,0 +1,1 @@
+//! Answers to packets that have nowhere to go: TCP resets and ICMP unreachables.

@@ -1,0 +1,1 @@
+//! Forwards sealed packets between registered nodes.

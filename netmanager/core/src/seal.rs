@@ -1,0 +1,1 @@
+//! Authenticates probes and relay frames.

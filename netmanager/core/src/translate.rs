@@ -1,0 +1,1 @@
+//! Service IP to instance IP and back.

@@ -1,0 +1,1 @@
+//! The virtio-net header that stands before every packet of the TUN device.

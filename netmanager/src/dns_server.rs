@@ -1,0 +1,1 @@
+//! DNS sockets inside the overlay namespace.

@@ -1,0 +1,1 @@
+//! The packet thread: feeds the core and drains it.

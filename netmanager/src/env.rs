@@ -1,0 +1,1 @@
+//! The overlay namespace and everything in it: planned, applied, undone.

@@ -1,0 +1,3 @@
+//! The `netmanager` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Makes the root, cluster and node certificates.

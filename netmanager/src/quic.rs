@@ -1,0 +1,1 @@
+//! The QUIC endpoint of the packet thread.

@@ -1,0 +1,1 @@
+//! The data socket, shared by QUIC, probes and relay frames.

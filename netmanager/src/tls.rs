@@ -1,0 +1,1 @@
+//! Credentials and the one verifier of both directions.

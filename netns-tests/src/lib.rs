@@ -1,0 +1,1 @@
+//! The Lab: nodes, NAT routers and links in network namespaces.

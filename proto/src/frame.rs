@@ -1,0 +1,242 @@
+//! The frames beside QUIC on the data socket: path probes and relay frames.
+//!
+//! A UDP datagram whose first byte has the QUIC fixed bit (`0x40`) is QUIC (RFC 9000, section
+//! 17.2; greasing of that bit is off on every node). All else is one of the frames below, told
+//! apart by the first byte. Both kinds are authenticated with keys that each side exports from a
+//! TLS session (RFC 8446, section 7.5): AES-128-GMAC over everything but the tag, with the counter
+//! as nonce, cut to [`TAG_LEN`] bytes. This module holds the layouts only; keys, replay windows
+//! and what is done about a frame are netmanager-core's `seal`, `peer` and `relay`.
+//!
+//! ```text
+//! probe                                   relay data
+//! 0      kind: 0x01 request, 0x02 reply   0      kind: 0x10
+//! 1..9   session id of the receiver       1..5   link id: which registration at this relay
+//! 9..15  counter                          5..9   peer id: to whom (up) or from whom (down)
+//! 15..23 nonce, echoed by the reply       9..15  counter
+//! 23..41 observed address (reply)         15..23 tag
+//! 41..49 tag                              23..   one sealed packet, opaque to the relay
+//! 49..   padding, authenticated
+//! ```
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// The bit of the first byte that QUIC packets have and our frames have not.
+pub const QUIC_FIXED_BIT: u8 = 0x40;
+/// First byte of a probe request.
+pub const PROBE_REQUEST: u8 = 0x01;
+/// First byte of a probe reply.
+pub const PROBE_REPLY: u8 = 0x02;
+/// First byte of a relay data frame.
+pub const RELAY_DATA: u8 = 0x10;
+/// Bytes of a frame's authentication tag: 64 bits, guessed once in 2^64 frames, at 8 bytes a frame.
+pub const TAG_LEN: usize = 8;
+/// Bytes of a probe without padding.
+pub const PROBE_LEN: usize = 49;
+/// Bytes that a relay frame adds to the packet it carries.
+pub const RELAY_HEADER_LEN: usize = 23;
+/// Counters are 48 bits: at 10 million frames per second they last most of a year.
+pub const MAX_COUNTER: u64 = (1 << 48) - 1;
+
+/// Which of the frames, or QUIC, a datagram is, by its first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameKind {
+    /// A QUIC packet.
+    Quic,
+    /// A probe request or reply.
+    Probe,
+    /// A relay data frame.
+    RelayData,
+    /// None that we know.
+    Unknown,
+}
+
+impl FrameKind {
+    /// Classifies a datagram; an empty one is [`FrameKind::Unknown`].
+    #[must_use]
+    pub fn of(datagram: &[u8]) -> Self {
+        match datagram.first() {
+            Some(first) if first & QUIC_FIXED_BIT != 0 => Self::Quic,
+            Some(&(PROBE_REQUEST | PROBE_REPLY)) => Self::Probe,
+            Some(&RELAY_DATA) => Self::RelayData,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// A probe, without its tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probe {
+    /// Whether this answers a request.
+    pub reply: bool,
+    /// The session, by the id that its receiver knows it by.
+    pub session: u64,
+    /// Counts the frames of one direction of the session; never used twice.
+    pub counter: u64,
+    /// Fresh in a request, repeated in the reply.
+    pub nonce: u64,
+    /// In a reply: where the request came from, as its receiver saw it.
+    pub observed: Option<SocketAddr>,
+}
+
+impl Probe {
+    /// Writes the probe with a zeroed tag, to be sealed, and zero padding up to `len` bytes.
+    #[must_use]
+    pub fn encode(&self, len: usize) -> Vec<u8> {
+        let mut out = vec![0; len.max(PROBE_LEN)];
+        out[0] = if self.reply {
+            PROBE_REPLY
+        } else {
+            PROBE_REQUEST
+        };
+        out[1..9].copy_from_slice(&self.session.to_be_bytes());
+        out[9..15].copy_from_slice(&self.counter.to_be_bytes()[2..]);
+        out[15..23].copy_from_slice(&self.nonce.to_be_bytes());
+        if let Some(observed) = self.observed {
+            let ip = match observed.ip() {
+                IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                IpAddr::V6(ip) => ip,
+            };
+            out[23..39].copy_from_slice(&ip.octets());
+            out[39..41].copy_from_slice(&observed.port().to_be_bytes());
+        }
+        out
+    }
+
+    /// Reads a probe; the tag is at [`Probe::TAG`]. None if it is too short or no probe.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (head, _) = bytes.split_first_chunk::<PROBE_LEN>()?;
+        let reply = match head[0] {
+            PROBE_REQUEST => false,
+            PROBE_REPLY => true,
+            _ => return None,
+        };
+        let ip = Ipv6Addr::from(*array::<16>(head, 23)).to_canonical();
+        let port = u16::from_be_bytes(*array(head, 39));
+        let observed = (reply && port != 0).then_some(SocketAddr::new(ip, port));
+        Some(Self {
+            reply,
+            session: u64::from_be_bytes(*array(head, 1)),
+            counter: u48(array(head, 9)),
+            nonce: u64::from_be_bytes(*array(head, 15)),
+            observed,
+        })
+    }
+
+    /// Where the tag stands.
+    pub const TAG: std::ops::Range<usize> = 41..PROBE_LEN;
+}
+
+/// The header of a relay data frame, without its tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayHeader {
+    /// The registration at the relay whose keys authenticate this frame.
+    pub link: u32,
+    /// From node to relay, the registration to hand the packet to; from relay to node, the one
+    /// that it came from.
+    pub peer: u32,
+    /// Counts the frames of one direction of the link; never used twice.
+    pub counter: u64,
+}
+
+impl RelayHeader {
+    /// Writes the header with a zeroed tag, to be sealed.
+    #[must_use]
+    pub fn encode(&self) -> [u8; RELAY_HEADER_LEN] {
+        let mut out = [0; RELAY_HEADER_LEN];
+        out[0] = RELAY_DATA;
+        out[1..5].copy_from_slice(&self.link.to_be_bytes());
+        out[5..9].copy_from_slice(&self.peer.to_be_bytes());
+        out[9..15].copy_from_slice(&self.counter.to_be_bytes()[2..]);
+        out
+    }
+
+    /// Reads a header; the tag is at [`RelayHeader::TAG`]. None if it is too short or another frame.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (head, _) = bytes.split_first_chunk::<RELAY_HEADER_LEN>()?;
+        (head[0] == RELAY_DATA).then(|| Self {
+            link: u32::from_be_bytes(*array(head, 1)),
+            peer: u32::from_be_bytes(*array(head, 5)),
+            counter: u48(array(head, 9)),
+        })
+    }
+
+    /// Where the tag stands.
+    pub const TAG: std::ops::Range<usize> = 15..RELAY_HEADER_LEN;
+}
+
+/// `N` bytes of a header at a constant offset.
+fn array<const N: usize>(head: &[u8], at: usize) -> &[u8; N] {
+    const { assert!(N <= PROBE_LEN) };
+    match head.get(at..).and_then(|rest| rest.first_chunk()) {
+        Some(bytes) => bytes,
+        // Callers pass offsets within the fixed-size head that they have just split off.
+        None => unreachable!("header offsets are constants within the header"),
+    }
+}
+
+fn u48(bytes: &[u8; 6]) -> u64 {
+    bytes
+        .iter()
+        .fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_probe_reply() {
+        let probe = Probe {
+            reply: true,
+            session: 0x0102_0304_0506_0708,
+            counter: 0xa1_a2a3_a4a5,
+            nonce: 0x1112_1314_1516_1718,
+            observed: Some("203.0.113.7:4660".parse().unwrap()),
+        };
+        let bytes = probe.encode(0);
+        let expected: Vec<u8> = [
+            &[0x02][..],
+            &[1, 2, 3, 4, 5, 6, 7, 8],
+            &[0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5],
+            &[0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18],
+            &[
+                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 7, 0x12, 0x34,
+            ],
+            &[0; 8],
+        ]
+        .concat();
+        assert_eq!(bytes, expected);
+        assert_eq!(Probe::decode(&bytes), Some(probe));
+    }
+
+    #[test]
+    fn golden_relay_header() {
+        let header = RelayHeader {
+            link: 0x0a0b_0c0d,
+            peer: 7,
+            counter: 0x1_0000,
+        };
+        let bytes = header.encode();
+        assert_eq!(
+            bytes[..15],
+            [0x10, 10, 11, 12, 13, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0]
+        );
+        assert_eq!(RelayHeader::decode(&bytes), Some(header));
+    }
+
+    #[test]
+    fn short_and_foreign_frames_are_no_frames() {
+        assert_eq!(FrameKind::of(&[]), FrameKind::Unknown);
+        assert_eq!(FrameKind::of(&[0x40]), FrameKind::Quic);
+        assert_eq!(FrameKind::of(&[0xc3, 0]), FrameKind::Quic);
+        assert_eq!(FrameKind::of(&[0x3f]), FrameKind::Unknown);
+        assert_eq!(Probe::decode(&[PROBE_REQUEST; PROBE_LEN - 1]), None);
+        assert_eq!(Probe::decode(&[0x03; PROBE_LEN]), None);
+        assert_eq!(
+            RelayHeader::decode(&[RELAY_DATA; RELAY_HEADER_LEN - 1]),
+            None
+        );
+    }
+}

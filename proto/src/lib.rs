@@ -1,0 +1,27 @@
+//! What Weald's processes say to one another, and nothing about how they say it.
+//!
+//! Every other crate depends on this one and it depends on none of ours. It holds the checked
+//! types (ids, addresses, names, table rows) and the byte layouts of what crosses the network
+//! between nodes. It does no I/O and has no clock.
+//!
+//! | who | says what | to whom | module |
+//! |---|---|---|---|
+//! | operator | the static table | netmanager | [`table`] |
+//! | netmanager | chunks of inner packets, in QUIC DATAGRAMs | netmanager | [`chunk`] |
+//! | netmanager | path probes, beside QUIC on the data socket | netmanager | [`frame`] |
+//! | netmanager | sealed packets, in relay frames | relay | [`frame`] |
+//! | netmanager | token, whom it wants to reach | relay | [`relay`] |
+
+pub mod id;
+
+pub mod addr;
+
+pub mod name;
+
+pub mod table;
+
+pub mod chunk;
+
+pub mod frame;
+
+pub mod relay;

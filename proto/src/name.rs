@@ -1,0 +1,185 @@
+//! Semantic names: `appname.appns.servicename.servicens.instance.policy.<zone>`.
+//!
+//! Holds the checked names and which labels are reserved. How a DNS query becomes one of them, and
+//! what is answered, is netmanager-core's `dns`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::Label;
+
+/// An application: its name and its namespace. Written `name.namespace`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ApplicationName {
+    /// The application's name.
+    pub name: Label,
+    /// The application's namespace.
+    pub namespace: Label,
+}
+
+impl fmt::Display for ApplicationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.name, self.namespace)
+    }
+}
+
+/// A service of an application. Written `appname.appns.servicename.servicens`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServiceName {
+    /// The application that the service belongs to.
+    pub application: ApplicationName,
+    /// The service's name.
+    pub name: Label,
+    /// The service's namespace.
+    pub namespace: Label,
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.application, self.name, self.namespace)
+    }
+}
+
+/// One instance of a service. Written `appname.appns.servicename.servicens.number`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InstanceId {
+    /// The service that this is an instance of.
+    pub service: ServiceName,
+    /// The instance's number, unique within the service.
+    pub number: u32,
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.service, self.number)
+    }
+}
+
+/// How a new flow to a service finds its instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Policy {
+    /// `rr`: each instance in turn.
+    RoundRobin,
+    /// `closest`: the instance behind the smallest measured round-trip time.
+    Closest,
+    /// `instance`: the one whose number the name gives.
+    Instance,
+}
+
+impl Policy {
+    /// Every policy with its word, in the order of the documentation.
+    pub const ALL: [Self; 3] = [Self::RoundRobin, Self::Closest, Self::Instance];
+
+    /// The policy's word in a name.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "rr",
+            Self::Closest => "closest",
+            Self::Instance => "instance",
+        }
+    }
+
+    /// The policy whose word `label` is.
+    #[must_use]
+    pub fn from_word(label: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|policy| policy.word().eq_ignore_ascii_case(label))
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// The instance label of names that leave the choice to the policy.
+pub const ANY: &str = "any";
+
+/// The zones that every resolver answers for.
+pub const DEFAULT_ZONES: [&str; 2] = ["local", "weald.internal"];
+
+/// Whether `label` may not name an application, a service or a namespace, because a semantic name
+/// with it could be read in two ways: policy words, numbers, `any` and the labels of the zones.
+#[must_use]
+pub fn is_reserved(label: &Label, zones: &[Zone]) -> bool {
+    let text = label.as_str();
+    Policy::from_word(text).is_some()
+        || text == ANY
+        || text.bytes().all(|b| b.is_ascii_digit())
+        || zones.iter().any(|zone| zone.labels().any(|z| z == label))
+}
+
+/// A zone that semantic names may end in, such as `local` or `weald.internal`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Zone(Vec<Label>);
+
+impl Zone {
+    /// Parses a zone of one or more labels, leftmost first.
+    ///
+    /// # Errors
+    /// Says which label is wrong.
+    pub fn new(text: &str) -> Result<Self, crate::id::LabelError> {
+        text.split('.')
+            .map(Label::new)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// The zones of [`DEFAULT_ZONES`].
+    #[must_use]
+    pub fn defaults() -> Vec<Self> {
+        DEFAULT_ZONES
+            .iter()
+            .filter_map(|zone| Self::new(zone).ok())
+            .collect()
+    }
+
+    /// The zone's labels, leftmost first.
+    pub fn labels(&self) -> impl DoubleEndedIterator<Item = &Label> + ExactSizeIterator {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, label) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(".")?;
+            }
+            label.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_words_numbers_any_and_zones_are_reserved() {
+        let zones = Zone::defaults();
+        assert_eq!(zones.len(), 2);
+        for text in [
+            "rr", "closest", "instance", "0", "17", "any", "local", "weald", "internal",
+        ] {
+            assert!(is_reserved(&Label::new(text).unwrap(), &zones), "{text}");
+        }
+        for text in ["web", "a1", "rr1", "prod", "anybody"] {
+            assert!(!is_reserved(&Label::new(text).unwrap(), &zones), "{text}");
+        }
+    }
+
+    #[test]
+    fn zones_print_as_written() {
+        assert_eq!(
+            Zone::new("weald.internal").unwrap().to_string(),
+            "weald.internal"
+        );
+        assert!(Zone::new("a..b").is_err());
+    }
+}
