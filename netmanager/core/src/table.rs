@@ -1,5 +1,239 @@
 //! The service table as the packet path looks it up: one immutable snapshot.
+//!
+//! A [`Snapshot`] answers in one hash lookup who owns an address, which service an address stands
+//! for, and where an instance is. It is built from a checked `weald_proto::table::Table`, shared
+//! in an `Arc` and replaced whole; indices are valid only within the snapshot that gave them.
+//! [`Nodes`] outlives snapshots, so a [`PeerId`] means the same node for the life of the process.
+//!
+//! It holds no counters, sessions or measurements: those are `balance`'s and `dataplane`'s. The
+//! data plane, DNS and the shell read it.
 
-/// Another node, interned: stable for the life of the process, also over table changes.
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+use weald_proto::addr::{Dual, Pools};
+use weald_proto::id::{NodeId, Organisation};
+use weald_proto::name::{ApplicationName, InstanceId, Policy, ServiceName, Zone};
+use weald_proto::table::{LanePolicy, NodeRow, RelayRow};
+
+pub use self::nodes::{Nodes, PeerId};
+
+mod build;
+mod nodes;
+
+#[cfg(test)]
+mod tests;
+
+/// An organisation of a [`Snapshot`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerId(pub u32);
+pub struct OrganisationIndex(u32);
+
+/// A service of a [`Snapshot`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceIndex(u32);
+
+/// An instance of a [`Snapshot`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceIndex(u32);
+
+/// Where an address lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Host {
+    /// On this node.
+    Local,
+    /// On another node.
+    Peer(PeerId),
+}
+
+/// Who owns an instance or node address: the static lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The node that hosts the address, the only one that may send from it.
+    pub host: Host,
+    /// The tenant that the address belongs to.
+    pub organisation: OrganisationIndex,
+    /// The instance whose address it is; none for a node's own address.
+    pub instance: Option<InstanceIndex>,
+}
+
+/// A service, with its instances in the order of their numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// The service's name.
+    pub name: ServiceName,
+    /// The tenant that the service belongs to.
+    pub organisation: OrganisationIndex,
+    /// What its `rr` names resolve to.
+    pub round_robin: Dual,
+    /// What its `closest` names resolve to.
+    pub closest: Dual,
+    /// Which lane its flows take.
+    pub lane: LanePolicy,
+    /// Its instances, ordered by number.
+    pub instances: Vec<InstanceIndex>,
+}
+
+/// An instance of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Which instance of which service.
+    pub id: InstanceId,
+    /// The service that it is an instance of.
+    pub service: ServiceIndex,
+    /// The node that hosts it.
+    pub host: Host,
+    /// The addresses of the interface in its namespace.
+    pub instance_ip: Dual,
+}
+
+/// The hasher of the snapshot's maps. Their keys are the table's, which nobody on the network
+/// chooses, so one fixed seed will do; what is looked up can collide with at most one chain.
+type TableHasher = foldhash::fast::FixedState;
+
+/// Everything that a node knows of the overlay, indexed. Immutable.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    epoch: u64,
+    me: NodeId,
+    pools: Pools,
+    zones: Vec<Zone>,
+    organisations: Vec<Organisation>,
+    services: Vec<Service>,
+    instances: Vec<Instance>,
+    peers: BTreeMap<PeerId, NodeRow>,
+    relays: Vec<RelayRow>,
+    local_addresses: Vec<IpAddr>,
+    owners: HashMap<IpAddr, Owner, TableHasher>,
+    service_addresses: HashMap<IpAddr, (ServiceIndex, Policy), TableHasher>,
+    services_by_name: HashMap<ServiceName, ServiceIndex, TableHasher>,
+}
+
+impl Snapshot {
+    /// Who owns an instance or node address. Service addresses have no owner: nobody sends from
+    /// them and no packet between nodes goes to them.
+    #[must_use]
+    pub fn owner(&self, ip: IpAddr) -> Option<&Owner> {
+        self.owners.get(&ip)
+    }
+
+    /// The service whose `rr` or `closest` address `ip` is.
+    #[must_use]
+    pub fn service_at(&self, ip: IpAddr) -> Option<(ServiceIndex, Policy)> {
+        self.service_addresses.get(&ip).copied()
+    }
+
+    /// A service of this snapshot.
+    ///
+    /// # Panics
+    /// When the index is of another, larger snapshot.
+    #[must_use]
+    pub fn service(&self, index: ServiceIndex) -> &Service {
+        &self.services[index.0 as usize]
+    }
+
+    /// The service of that name.
+    #[must_use]
+    pub fn service_by_name(&self, name: &ServiceName) -> Option<ServiceIndex> {
+        self.services_by_name.get(name).copied()
+    }
+
+    /// An instance of this snapshot.
+    ///
+    /// # Panics
+    /// When the index is of another, larger snapshot.
+    #[must_use]
+    pub fn instance(&self, index: InstanceIndex) -> &Instance {
+        &self.instances[index.0 as usize]
+    }
+
+    /// The instance of that service and number.
+    #[must_use]
+    pub fn instance_by_id(&self, id: &InstanceId) -> Option<InstanceIndex> {
+        let service = self.service(self.service_by_name(&id.service)?);
+        let position = service
+            .instances
+            .binary_search_by_key(&id.number, |index| self.instance(*index).id.number)
+            .ok()?;
+        service.instances.get(position).copied()
+    }
+
+    /// An organisation of this snapshot.
+    ///
+    /// # Panics
+    /// When the index is of another, larger snapshot.
+    #[must_use]
+    pub fn organisation(&self, index: OrganisationIndex) -> &Organisation {
+        &self.organisations[index.0 as usize]
+    }
+
+    /// The application whose instance has the address; none for nodes and strangers.
+    #[must_use]
+    pub fn application_of(&self, ip: IpAddr) -> Option<&ApplicationName> {
+        let instance = self.owner(ip)?.instance?;
+        Some(&self.instance(instance).id.service.application)
+    }
+
+    /// The organisation that the instance or node with the address belongs to.
+    #[must_use]
+    pub fn organisation_of(&self, ip: IpAddr) -> Option<OrganisationIndex> {
+        self.owner(ip).map(|owner| owner.organisation)
+    }
+
+    /// Every service, in the order of the table.
+    pub fn services(&self) -> impl Iterator<Item = (ServiceIndex, &Service)> {
+        (0..).map(ServiceIndex).zip(&self.services)
+    }
+
+    /// Every instance, in the order of the table.
+    pub fn instances(&self) -> impl Iterator<Item = (InstanceIndex, &Instance)> {
+        (0..).map(InstanceIndex).zip(&self.instances)
+    }
+
+    /// Every other node.
+    pub fn peers(&self) -> impl ExactSizeIterator<Item = (PeerId, &NodeRow)> {
+        self.peers.iter().map(|(peer, row)| (*peer, row))
+    }
+
+    /// The row of another node; none when the table has it no longer.
+    #[must_use]
+    pub fn peer(&self, peer: PeerId) -> Option<&NodeRow> {
+        self.peers.get(&peer)
+    }
+
+    /// Every relay.
+    #[must_use]
+    pub fn relays(&self) -> &[RelayRow] {
+        &self.relays
+    }
+
+    /// The node that this snapshot was built for.
+    #[must_use]
+    pub const fn me(&self) -> &NodeId {
+        &self.me
+    }
+
+    /// The number of this snapshot: larger than that of every earlier one.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The prefixes that belong to the overlay.
+    #[must_use]
+    pub const fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// The zones that semantic names end in.
+    #[must_use]
+    pub fn zones(&self) -> &[Zone] {
+        &self.zones
+    }
+
+    /// The addresses of this node and of its instances.
+    #[must_use]
+    pub fn local_addresses(&self) -> &[IpAddr] {
+        &self.local_addresses
+    }
+}
