@@ -1,1 +1,305 @@
-//! Sessions and paths of one peer.
+//! The life of the session with one peer: when to dial, which of two sessions to keep, when to
+//! give up. Which way its packets take is [`paths`]; what relays say is [`relay_link`].
+//!
+//! Pure: the shell dials, owns the QUIC connection and tells this machine what became of it.
+//!
+//! ```text
+//!          want            session up
+//! Idle ----------> Connecting ---------> Up
+//!   ^                  | timeout          | lost
+//!   |  backoff over    v                  v
+//!   +--------------- Backoff <--- (wanted: Connecting at once)
+//! ```
+
+use std::time::{Duration, Instant};
+
+pub mod paths;
+pub mod relay_link;
+
+/// How long a handshake may take before the attempt is given up: a cold relay link, two round
+/// trips over an intercontinental path and one retransmission fit in it.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// First pause after a failed attempt; doubled with every further one.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(500);
+/// Longest pause between attempts, so that a peer that returns is found within it.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Two sessions that come up within this time of each other were dialled at the same time from
+/// both ends, and the node ids decide which one stays.
+pub const TIE_WINDOW: Duration = Duration::from_secs(2);
+/// A session without traffic and without interest is closed after this time.
+pub const IDLE_TEARDOWN: Duration = Duration::from_secs(300);
+
+/// The session with one peer, seen from this node.
+#[derive(Debug)]
+pub struct Peer {
+    we_win_ties: bool,
+    state: State,
+    failures: u32,
+    last_wanted: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    Connecting { until: Instant },
+    Up { since: Instant, dialled: bool },
+    Backoff { until: Instant },
+}
+
+/// What the shell has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Start a handshake with the peer on every path there is.
+    Dial,
+    /// Give up the handshake that is under way.
+    GiveUp,
+    /// Close the session: nobody has used it for [`IDLE_TEARDOWN`].
+    CloseIdle,
+}
+
+/// Which of two sessions with the same peer stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// The one that has just come up; close the other, if there is one.
+    New,
+    /// The one that was there; close the new one.
+    Old,
+}
+
+/// Whether packets for the peer can be delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Nobody has tried yet.
+    Unknown,
+    /// A handshake is under way; packets wait.
+    Connecting,
+    /// There is a session.
+    Up,
+    /// The last attempt failed and the next one is not due.
+    Down,
+}
+
+impl Peer {
+    /// A peer nobody has talked to; `we_win_ties` is whether this node's id is the lower one.
+    #[must_use]
+    pub const fn new(we_win_ties: bool) -> Self {
+        Self {
+            we_win_ties,
+            state: State::Idle,
+            failures: 0,
+            last_wanted: None,
+        }
+    }
+
+    /// Notes that somebody has packets for the peer, or wants its distance measured.
+    pub fn want(&mut self, now: Instant) -> Option<Action> {
+        self.last_wanted = Some(now);
+        match self.state {
+            State::Idle => Some(self.dial(now)),
+            State::Connecting { .. } | State::Up { .. } | State::Backoff { .. } => None,
+        }
+    }
+
+    /// Notes that a session is up, dialled by this node or by the peer, and says which to keep.
+    pub fn handle_session_up(&mut self, dialled: bool, now: Instant) -> Keep {
+        if let State::Up {
+            since,
+            dialled: old_dialled,
+        } = self.state
+        {
+            let tie = dialled != old_dialled && now.duration_since(since) < TIE_WINDOW;
+            // The session that the winner dialled stays: `dialled` says that we dialled the new one.
+            if tie && dialled != self.we_win_ties {
+                return Keep::Old;
+            }
+        }
+        self.failures = 0;
+        self.last_wanted.get_or_insert(now);
+        self.state = State::Up {
+            since: now,
+            dialled,
+        };
+        Keep::New
+    }
+
+    /// Notes that the session is gone, or that its handshake failed.
+    pub fn handle_session_lost(&mut self, now: Instant) -> Option<Action> {
+        match self.state {
+            State::Up { .. } => {
+                let wanted = self.last_wanted.is_some_and(|at| now < at + IDLE_TEARDOWN);
+                if wanted {
+                    return Some(self.dial(now));
+                }
+                self.state = State::Idle;
+                None
+            }
+            State::Connecting { .. } => {
+                self.back_off(now);
+                None
+            }
+            State::Idle | State::Backoff { .. } => None,
+        }
+    }
+
+    /// Does what has become due.
+    pub fn handle_timeout(&mut self, now: Instant) -> Option<Action> {
+        match self.state {
+            State::Connecting { until } if until <= now => {
+                self.back_off(now);
+                Some(Action::GiveUp)
+            }
+            State::Backoff { until } if until <= now => {
+                self.state = State::Idle;
+                None
+            }
+            State::Up { .. } if self.idle_deadline().is_some_and(|at| at <= now) => {
+                self.state = State::Idle;
+                Some(Action::CloseIdle)
+            }
+            State::Idle | State::Connecting { .. } | State::Up { .. } | State::Backoff { .. } => {
+                None
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] has something to do, and what.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        match self.state {
+            State::Idle => None,
+            State::Connecting { until } => Some((until, "peer handshake timeout")),
+            State::Backoff { until } => Some((until, "peer backoff over")),
+            State::Up { .. } => self.idle_deadline().map(|at| (at, "peer idle")),
+        }
+    }
+
+    /// Whether packets for the peer can be delivered.
+    #[must_use]
+    pub const fn reach(&self) -> Reach {
+        match self.state {
+            // A peer whose last attempt failed stays down until a new attempt succeeds.
+            State::Idle if self.failures > 0 => Reach::Down,
+            State::Idle => Reach::Unknown,
+            State::Connecting { .. } if self.failures > 0 => Reach::Down,
+            State::Connecting { .. } => Reach::Connecting,
+            State::Up { .. } => Reach::Up,
+            State::Backoff { .. } => Reach::Down,
+        }
+    }
+
+    /// Attempts that have failed since the last session.
+    #[must_use]
+    pub const fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    fn dial(&mut self, now: Instant) -> Action {
+        self.state = State::Connecting {
+            until: now + CONNECT_TIMEOUT,
+        };
+        Action::Dial
+    }
+
+    fn back_off(&mut self, now: Instant) {
+        let pause = BACKOFF_MIN
+            .saturating_mul(1 << self.failures.min(5))
+            .min(BACKOFF_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.state = State::Backoff { until: now + pause };
+    }
+
+    fn idle_deadline(&self) -> Option<Instant> {
+        self.last_wanted.map(|at| at + IDLE_TEARDOWN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start() -> Instant {
+        #[expect(clippy::disallowed_methods, reason = "a test needs some first instant")]
+        Instant::now()
+    }
+
+    #[test]
+    fn wanting_dials_once() {
+        let now = start();
+        let mut peer = Peer::new(true);
+        assert_eq!(peer.reach(), Reach::Unknown);
+        assert_eq!(peer.want(now), Some(Action::Dial));
+        assert_eq!(peer.want(now), None);
+        assert_eq!(peer.reach(), Reach::Connecting);
+        assert_eq!(peer.handle_session_up(true, now), Keep::New);
+        assert_eq!(peer.reach(), Reach::Up);
+    }
+
+    #[test]
+    fn a_failed_attempt_backs_off_exactly_and_doubles() {
+        let mut now = start();
+        let mut peer = Peer::new(true);
+        for (attempt, pause) in [500, 1000, 2000, 4000, 8000, 10_000, 10_000]
+            .iter()
+            .enumerate()
+        {
+            assert_eq!(peer.want(now), Some(Action::Dial), "attempt {attempt}");
+            assert_eq!(
+                peer.poll_timeout(),
+                Some((now + CONNECT_TIMEOUT, "peer handshake timeout"))
+            );
+            now += CONNECT_TIMEOUT;
+            assert_eq!(peer.handle_timeout(now), Some(Action::GiveUp));
+            assert_eq!(peer.reach(), Reach::Down);
+            assert_eq!(peer.want(now), None);
+            let until = now + Duration::from_millis(*pause);
+            assert_eq!(peer.poll_timeout(), Some((until, "peer backoff over")));
+            now = until;
+            assert_eq!(peer.handle_timeout(now), None);
+            assert_eq!(peer.reach(), Reach::Down);
+        }
+    }
+
+    #[test]
+    fn both_ends_keep_the_same_one_of_two_simultaneous_sessions() {
+        let now = start();
+        for first_is_ours in [true, false] {
+            let mut winner = Peer::new(true);
+            let mut loser = Peer::new(false);
+            winner.handle_session_up(first_is_ours, now);
+            loser.handle_session_up(!first_is_ours, now);
+            let later = now + Duration::from_millis(100);
+            let at_winner = winner.handle_session_up(!first_is_ours, later);
+            let at_loser = loser.handle_session_up(first_is_ours, later);
+            // The session that the winner dialled stays at both ends.
+            let expected = if first_is_ours { Keep::Old } else { Keep::New };
+            assert_eq!((at_winner, at_loser), (expected, expected));
+        }
+    }
+
+    #[test]
+    fn a_later_session_supersedes_the_old_one() {
+        let now = start();
+        let mut peer = Peer::new(true);
+        peer.handle_session_up(true, now);
+        assert_eq!(peer.handle_session_up(false, now + TIE_WINDOW), Keep::New);
+    }
+
+    #[test]
+    fn a_lost_session_is_dialled_again_only_while_wanted() {
+        let now = start();
+        let mut peer = Peer::new(true);
+        peer.want(now);
+        peer.handle_session_up(true, now);
+        assert_eq!(
+            peer.handle_session_lost(now + Duration::from_secs(1)),
+            Some(Action::Dial)
+        );
+        peer.handle_session_up(true, now);
+        assert_eq!(
+            peer.handle_timeout(now + IDLE_TEARDOWN),
+            Some(Action::CloseIdle)
+        );
+        assert_eq!(peer.handle_session_lost(now + IDLE_TEARDOWN), None);
+        assert_eq!(peer.reach(), Reach::Unknown);
+    }
+}
