@@ -1,0 +1,1 @@
+//! Packets good and bad, and rewriting against summing everything again.
