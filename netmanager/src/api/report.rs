@@ -1,0 +1,259 @@
+//! What the API tells: plain data with stable field names, the same for `--json` and tables.
+//!
+//! Times are in microseconds or milliseconds as the names say; ids, names and words are those that
+//! stand in the table and in names. Fields may be added, none is renamed.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// How a netmanager is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Who the node is, as `cluster/name`.
+    pub node: String,
+    /// The organisation of the node's host programs, as the table says.
+    pub organisation: Option<String>,
+    /// The name of the overlay namespace and its links.
+    pub overlay: String,
+    /// What the data socket is bound to.
+    pub listen: SocketAddr,
+    /// How long the daemon has been running.
+    pub uptime_ms: u64,
+    /// Which table is in use.
+    pub table: TableReport,
+    /// The packet thread; none if it does not answer.
+    pub packets: Option<PacketStatus>,
+}
+
+/// Which table is in use.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TableReport {
+    /// The file that it is read from.
+    pub file: String,
+    /// Whether the copy that was kept on disk is in use, because the file is missing or invalid.
+    pub from_kept_copy: bool,
+    /// Counts the tables that this daemon has used, from 1.
+    pub epoch: u64,
+    /// How many nodes, relays, services and instances it has.
+    pub nodes: usize,
+    /// How many relays it has.
+    pub relays: usize,
+    /// How many services it has.
+    pub services: usize,
+    /// How many instances it has.
+    pub instances: usize,
+    /// What is wrong with the file as it is now, line by line; none if it is what is in use.
+    pub error: Option<String>,
+}
+
+/// How the packet thread is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PacketStatus {
+    /// Flows that are open.
+    pub flows: usize,
+    /// Peers with a session.
+    pub peers_up: usize,
+    /// Peers that are known.
+    pub peers: usize,
+    /// Relays with a session.
+    pub relays: Vec<RelayReport>,
+    /// What was read and written.
+    pub traffic: Traffic,
+    /// How many packets were dropped, by reason; only reasons with a count.
+    pub drops: Vec<DropCounter>,
+}
+
+/// What was read and written since the start. Packets may be super-packets of up to 64 KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Packets read from the TUN.
+    pub tun_in_packets: u64,
+    /// Bytes read from the TUN.
+    pub tun_in_bytes: u64,
+    /// Packets written to the TUN.
+    pub tun_out_packets: u64,
+    /// Bytes written to the TUN.
+    pub tun_out_bytes: u64,
+    /// Datagrams read from the data socket.
+    pub socket_in_datagrams: u64,
+    /// Bytes read from the data socket.
+    pub socket_in_bytes: u64,
+    /// Datagrams written to the data socket.
+    pub socket_out_datagrams: u64,
+    /// Bytes written to the data socket.
+    pub socket_out_bytes: u64,
+}
+
+/// The session with one relay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayReport {
+    /// Which relay, as `cluster/name`.
+    pub relay: String,
+    /// Where it is reached.
+    pub address: Option<SocketAddr>,
+    /// `connecting`, `up` or `down`.
+    pub state: String,
+    /// The last round-trip time to it.
+    pub rtt_us: Option<u64>,
+    /// This node's address as the relay sees it.
+    pub observed_address: Option<SocketAddr>,
+    /// Why it is down.
+    pub reason: Option<String>,
+}
+
+/// How many packets were dropped for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropCounter {
+    /// The reason's stable word.
+    pub reason: String,
+    /// How many packets.
+    pub packets: u64,
+}
+
+/// Which way packets take.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum PathReport {
+    /// There is none yet.
+    #[default]
+    None,
+    /// Both ends are on this node.
+    Local,
+    /// Straight to the peer.
+    Direct {
+        /// The peer's address.
+        address: SocketAddr,
+    },
+    /// Through a relay.
+    Relay {
+        /// Which relay, as `cluster/name`.
+        relay: String,
+        /// The relay's address.
+        address: Option<SocketAddr>,
+    },
+}
+
+impl std::fmt::Display for PathReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Local => f.write_str("local"),
+            Self::Direct { address } => write!(f, "direct {address}"),
+            Self::Relay { relay, .. } => write!(f, "relay {relay}"),
+        }
+    }
+}
+
+/// One peer: another node of the table.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// Which node, as `cluster/name`.
+    pub node: String,
+    /// `unknown` (nothing has been wanted of it), `connecting`, `up` or `down`.
+    pub state: String,
+    /// The path in use.
+    pub path: PathReport,
+    /// Why this path and no other, or why there is none.
+    pub reason: String,
+    /// The last round-trip time.
+    pub rtt_us: Option<u64>,
+    /// The smallest round-trip time of late: what `closest` compares.
+    pub min_rtt_us: Option<u64>,
+    /// How long the session has lasted.
+    pub session_ms: Option<u64>,
+    /// Every way that is known or was tried.
+    pub candidates: Vec<PathCandidate>,
+    /// Bytes sent to it.
+    pub sent_bytes: u64,
+    /// Bytes received from it.
+    pub received_bytes: u64,
+}
+
+/// One way to a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PathCandidate {
+    /// The way.
+    pub path: PathReport,
+    /// What became of it: `untried`, `probing`, `working`, `active` or `failed`.
+    pub state: String,
+    /// The last round-trip time over it.
+    pub rtt_us: Option<u64>,
+}
+
+/// One flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowReport {
+    /// `tcp`, `udp` or `icmp`.
+    pub protocol: String,
+    /// Who opened it.
+    pub source: IpAddr,
+    /// From which port, or with which ICMP id.
+    pub source_port: u16,
+    /// What the opener addressed: a service IP, or an instance IP.
+    pub destination: IpAddr,
+    /// To which port; 0 for ICMP.
+    pub destination_port: u16,
+    /// Whether it was opened on this node; if not, a peer opened it to an instance here.
+    pub opened_here: bool,
+    /// The policy of the service IP: `rr`, `closest` or `instance`; none without a service.
+    pub policy: Option<String>,
+    /// The instance that was picked, as `appname.appns.servicename.servicens.number`.
+    pub instance: Option<String>,
+    /// What stands on the wire in place of the service IP.
+    pub instance_ip: IpAddr,
+    /// The node at the other end, as `cluster/name`.
+    pub node: String,
+    /// The protocol's state, such as `syn_sent`, `established` or `new`.
+    pub state: String,
+    /// `local`, `l3` or `l4`.
+    pub lane: String,
+    /// Why this lane.
+    pub lane_reason: String,
+    /// The way its packets take now.
+    pub path: PathReport,
+    /// The last round-trip time of that path.
+    pub rtt_us: Option<u64>,
+    /// How long it has been open.
+    pub age_ms: u64,
+    /// How long it has been silent.
+    pub idle_ms: u64,
+}
+
+/// Which instance one policy would pick for one address family now, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PolicyExplanation {
+    /// `rr`, `closest` or `instance`.
+    pub policy: String,
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// What names with this policy resolve to; none for `instance`, whose candidates have it.
+    pub service_ip: Option<IpAddr>,
+    /// Every instance of the service, by number.
+    pub candidates: Vec<CandidateReport>,
+}
+
+/// One instance that a policy could pick.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidateReport {
+    /// Which instance, as `appname.appns.servicename.servicens.number`.
+    pub instance: String,
+    /// Its address.
+    pub instance_ip: Option<IpAddr>,
+    /// The node that hosts it, as `cluster/name`.
+    pub node: String,
+    /// Whether that is this node.
+    pub local: bool,
+    /// `unknown`, `connecting`, `up` or `down`; `up` for local ones.
+    pub reachability: String,
+    /// The smallest measured round-trip time to the node.
+    pub min_rtt_us: Option<u64>,
+    /// Whether the next new flow goes there.
+    pub picked: bool,
+    /// Why, or why not.
+    pub reason: String,
+}
