@@ -1,0 +1,1 @@
+//! Files that appear whole or not at all, and secrets that are never open to others.

@@ -1,0 +1,1 @@
+//! The authorities in a directory, for `netmanager pki`.

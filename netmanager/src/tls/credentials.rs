@@ -1,0 +1,284 @@
+//! What a process shows of itself, and the QUIC configurations made from it.
+//!
+//! Credentials are loaded from the directory that `netmanager pki issue` writes, or put together
+//! in memory. They are immutable, but for the set of revoked keys.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use arc_swap::ArcSwap;
+use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::Resumption;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ServerConfig};
+use weald_proto::id::{Identity, Label};
+
+use super::provider::{has_aes, provider};
+use super::verifier::{PeerFault, Usage};
+use super::{Clock, Expected, Facts, KeyHash, Peer, PeerError, RevocationSet, TrustRoot, Verifier};
+
+/// The file with the root's certificate.
+pub const CA_FILE: &str = "ca.pem";
+/// The file with a process's certificate, followed by that of its cluster.
+pub const CHAIN_FILE: &str = "node.pem";
+/// The file with a process's private key.
+pub const KEY_FILE: &str = "node.key";
+/// The file with a node's token for relays.
+pub const TOKEN_FILE: &str = "relay.token";
+
+/// The largest credential file that is read: a chain of ours has under 2 KiB.
+const MAX_FILE_LEN: u64 = 64 * 1024;
+
+/// The certificate chain, private key and relay token of one process, and the root it trusts.
+#[derive(Clone)]
+pub struct Credentials {
+    root: Arc<TrustRoot>,
+    identity: Identity,
+    spki_sha256: KeyHash,
+    certified: Arc<CertifiedKey>,
+    relay_token: Option<Arc<[u8]>>,
+    clock: Clock,
+    revoked: Arc<ArcSwap<RevocationSet>>,
+}
+
+impl Credentials {
+    /// Loads and checks the credentials in a directory.
+    ///
+    /// # Errors
+    /// A file is missing, unreadable, readable by others than its owner (the key), does not
+    /// belong to the others, or the certificate would be refused by every peer.
+    pub fn load(directory: &Path) -> anyhow::Result<Self> {
+        let credentials = Self::read(directory, Clock::system())
+            .with_context(|| format!("cannot use the credentials in {}", directory.display()))?;
+        credentials.check().with_context(|| {
+            format!(
+                "peers would refuse {}",
+                directory.join(CHAIN_FILE).display()
+            )
+        })?;
+        Ok(credentials)
+    }
+
+    fn read(directory: &Path, clock: Clock) -> anyhow::Result<Self> {
+        let ca = read_bounded(&directory.join(CA_FILE))?;
+        let root = CertificateDer::from_pem_slice(&ca)
+            .with_context(|| format!("{CA_FILE} holds no PEM certificate"))?;
+        let chain = CertificateDer::pem_slice_iter(&read_bounded(&directory.join(CHAIN_FILE))?)
+            .collect::<Result<Vec<_>, _>>()
+            .with_context(|| format!("{CHAIN_FILE} holds no PEM certificates"))?;
+        let key_path = directory.join(KEY_FILE);
+        let mode = std::fs::metadata(&key_path)
+            .with_context(|| format!("cannot read {}", key_path.display()))?
+            .mode();
+        ensure!(
+            mode & 0o077 == 0,
+            "{KEY_FILE} is open to others than its owner (mode {:04o}); run chmod 600 on it",
+            mode & 0o7777
+        );
+        let key = PrivateKeyDer::from_pem_slice(&read_bounded(&key_path)?)
+            .with_context(|| format!("{KEY_FILE} holds no PEM private key"))?;
+        let token_path = directory.join(TOKEN_FILE);
+        let token = match token_path.try_exists() {
+            Ok(false) => None,
+            Ok(true) | Err(_) => Some(read_bounded(&token_path)?),
+        };
+        Self::new(TrustRoot::new(root)?, chain, key, token, clock)
+    }
+
+    /// Puts credentials together from their parts.
+    ///
+    /// Whether peers would accept them is not checked; see [`Credentials::check`].
+    ///
+    /// # Errors
+    /// The chain is empty, its first certificate names nobody, or the key is another one's.
+    pub fn new(
+        root: TrustRoot,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        relay_token: Option<Vec<u8>>,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
+        let Some(own) = chain.first() else {
+            bail!("there is no certificate");
+        };
+        let facts = Facts::parse(own).context("cannot read the own certificate")?;
+        let (_, identity) = facts.identity().context("cannot use the own certificate")?;
+        let key = provider()
+            .key_provider
+            .load_private_key(key)
+            .context("cannot use the private key")?;
+        let certified = CertifiedKey::new(chain, key);
+        certified
+            .keys_match()
+            .with_context(|| format!("the private key does not belong to {identity}"))?;
+        Ok(Self {
+            root: Arc::new(root),
+            identity,
+            spki_sha256: facts.spki_sha256,
+            certified: Arc::new(certified),
+            relay_token: relay_token.map(Arc::from),
+            clock,
+            revoked: Arc::default(),
+        })
+    }
+
+    /// Judges these credentials as a peer under the same root would.
+    ///
+    /// # Errors
+    /// What such a peer would say.
+    pub fn check(&self) -> Result<Peer, PeerError> {
+        let verifier = self.verifier(Expected::Exactly(self.identity.clone()));
+        match self.certified.cert.split_first() {
+            Some((own, presented)) => verifier
+                .verify(own, presented, Usage::Client)
+                .and_then(|_| verifier.verify(own, presented, Usage::Server)),
+            // `new` has seen the first certificate.
+            None => Err(PeerError {
+                claim: super::verifier::Claim(None),
+                fault: PeerFault::Encoding,
+            }),
+        }
+    }
+
+    /// Who this process is.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The name of the root.
+    #[must_use]
+    pub fn root_name(&self) -> &Label {
+        self.root.name()
+    }
+
+    /// The root that peers are verified against.
+    #[must_use]
+    pub fn root(&self) -> &TrustRoot {
+        &self.root
+    }
+
+    /// The hash of this process's public key.
+    #[must_use]
+    pub const fn spki_sha256(&self) -> KeyHash {
+        self.spki_sha256
+    }
+
+    /// The token that relays ask for; relays themselves have none.
+    #[must_use]
+    pub fn relay_token(&self) -> Option<&[u8]> {
+        self.relay_token.as_deref()
+    }
+
+    /// The clock that certificates and tokens are compared with.
+    #[must_use]
+    pub const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// What is revoked now.
+    #[must_use]
+    pub fn revoked(&self) -> Arc<RevocationSet> {
+        self.revoked.load_full()
+    }
+
+    /// Replaces what is revoked, for all configurations made from these credentials.
+    ///
+    /// Handshakes see it from now on; ending sessions that exist is the caller's.
+    pub fn set_revoked(&self, revoked: RevocationSet) {
+        self.revoked.store(Arc::new(revoked));
+    }
+
+    /// The configuration for dialling `expected` and nobody else.
+    ///
+    /// # Errors
+    /// The TLS library refuses its own parts; not to be expected.
+    pub fn client_config(
+        &self,
+        expected: &Identity,
+        alpn: &[u8],
+    ) -> anyhow::Result<QuicClientConfig> {
+        let verifier = self.verifier(Expected::Exactly(expected.clone()));
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .context("TLS 1.3 is not available")?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(self.resolver());
+        config.alpn_protocols = vec![alpn.to_vec()];
+        config.resumption = Resumption::disabled();
+        config.enable_early_data = false;
+        config.enable_sni = false;
+        QuicClientConfig::try_from(config).context("cannot use TLS in QUIC")
+    }
+
+    /// The configuration for being dialled by nodes, over any of `alpns`.
+    ///
+    /// # Errors
+    /// The TLS library refuses its own parts; not to be expected.
+    pub fn server_config(&self, alpns: &[&[u8]]) -> anyhow::Result<QuicServerConfig> {
+        let verifier = self.verifier(Expected::AnyNode);
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .context("TLS 1.3 is not available")?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(self.resolver());
+        config.alpn_protocols = alpns.iter().map(|alpn| alpn.to_vec()).collect();
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        // Without AES instructions the own order, ChaCha20 first, is the better one.
+        config.ignore_client_order = !has_aes();
+        QuicServerConfig::try_from(config).context("cannot use TLS in QUIC")
+    }
+
+    fn verifier(&self, expected: Expected) -> Verifier {
+        Verifier::new(
+            Arc::clone(&self.root),
+            expected,
+            self.clock.clone(),
+            Arc::clone(&self.revoked),
+        )
+    }
+
+    fn resolver(&self) -> Arc<SingleCertAndKey> {
+        Arc::new(SingleCertAndKey::from(Arc::clone(&self.certified)))
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither key nor token are for logs.
+        f.debug_struct("Credentials")
+            .field("root", self.root.name())
+            .field("identity", &self.identity)
+            .field("spki_sha256", &self.spki_sha256)
+            .finish_non_exhaustive()
+    }
+}
+
+fn read_bounded(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?
+            .take(MAX_FILE_LEN + 1)
+            .read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    let bytes = read().with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(
+        bytes.len() as u64 <= MAX_FILE_LEN,
+        "{} is larger than {MAX_FILE_LEN} bytes",
+        path.display()
+    );
+    Ok(bytes)
+}

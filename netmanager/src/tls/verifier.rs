@@ -1,0 +1,511 @@
+//! Judges the certificate chain of a peer, the same way in both directions.
+//!
+//! webpki finds a path from the peer's certificate to the root among whatever the peer presented,
+//! in any order and with any decoys. Only a path that it has verified is looked at: exactly one
+//! intermediate, whose URI names the cluster that the peer's URI claims. What else was presented
+//! plays no part.
+//!
+//! Times are compared without tolerance: certificates are issued with a beginning that lies
+//! [`crate::pki::BACKDATE`] in the past, which is what clocks may differ by.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
+use weald_proto::id::{IdError, Identity, Label};
+use webpki::{Cert, EndEntityCert, KeyUsage, VerifiedPath};
+
+use super::provider::SIGNATURES;
+use super::{Clock, Facts, KeyHash, Peer, RevocationSet, TrustRoot, day};
+
+/// How many certificates a peer may present beside its own.
+///
+/// One is needed; a few more may come during a change of intermediates. The bound keeps the
+/// search for a path short.
+const MAX_PRESENTED: usize = 8;
+
+/// Whom a verifier lets in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// The one that was dialled.
+    Exactly(Identity),
+    /// Any node under the same root.
+    AnyNode,
+}
+
+/// What a certificate is presented for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    /// Its holder was dialled.
+    Server,
+    /// Its holder dials.
+    Client,
+}
+
+/// Verifies peers against one root.
+#[derive(Debug)]
+pub struct Verifier {
+    root: Arc<TrustRoot>,
+    expected: Expected,
+    clock: Clock,
+    revoked: Arc<ArcSwap<RevocationSet>>,
+}
+
+/// Why a peer is refused: who it claims to be and which check failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("certificate of {claim}: {fault}")]
+pub struct PeerError {
+    /// Who the peer claims to be; not believed.
+    pub claim: Claim,
+    /// The check that failed.
+    pub fault: PeerFault,
+}
+
+/// Who a certificate claims to speak for, if that can be read at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim(pub Option<Identity>);
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(identity) => identity.fmt(f),
+            None => f.write_str("an unnamed peer"),
+        }
+    }
+}
+
+/// Which check of a certificate chain failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeerFault {
+    /// The certificate cannot be read.
+    #[error("it is not a readable X.509 certificate")]
+    Encoding,
+    /// More certificates than a chain of ours can use.
+    #[error("{0} certificates presented, at most {max} are read", max = MAX_PRESENTED + 1)]
+    TooMany(usize),
+    /// No chain leads to the root.
+    #[error(
+        "no chain leads to root {0} (it is self-signed, of another root, or its intermediate was not presented)"
+    )]
+    Unanchored(Label),
+    /// A signature in the chain is wrong.
+    #[error("a signature in its chain is not by the key of root {0} or of its intermediate")]
+    Signature(Label),
+    /// Its life, or that of its issuer, is over.
+    #[error("{what} expired on {not_after}; it is now {now}")]
+    Expired {
+        /// Which certificate.
+        what: &'static str,
+        /// When its life ended.
+        not_after: String,
+        /// What this process takes for the current time.
+        now: String,
+    },
+    /// Its life, or that of its issuer, has not begun.
+    #[error("{what} is not valid before {not_before}; it is now {now}, check both clocks")]
+    NotYetValid {
+        /// Which certificate.
+        what: &'static str,
+        /// When its life begins.
+        not_before: String,
+        /// What this process takes for the current time.
+        now: String,
+    },
+    /// A CA presents itself.
+    #[error("it is a CA's, which is not a peer's")]
+    Authority,
+    /// Something that is no CA issued it.
+    #[error("its issuer is not a CA")]
+    IssuerNotAuthority,
+    /// Not exactly one intermediate stands between it and the root.
+    #[error("{0} intermediates stand between it and the root, exactly one must")]
+    Intermediates(usize),
+    /// It may not be used this way.
+    #[error("its extended key usage does not allow {0}")]
+    ExtendedUsage(&'static str),
+    /// A key usage is missing.
+    #[error("{what} lacks key usage {usage}")]
+    KeyUsage {
+        /// Which certificate.
+        what: &'static str,
+        /// The usage that it lacks.
+        usage: &'static str,
+    },
+    /// It has none or several URI names.
+    #[error("it has {0} URI names, exactly one must be there")]
+    NameCount(usize),
+    /// Its URI name does not name a node or relay.
+    #[error("its URI name is wrong: {0}")]
+    Uri(IdError),
+    /// The issuer's URI name does not name a cluster.
+    #[error("its issuer is {0}, not a cluster")]
+    IssuerName(String),
+    /// The issuer is another cluster than it claims.
+    #[error("it names cluster {named}, but cluster {signer} signed it")]
+    ForeignCluster {
+        /// The cluster in its own URI name.
+        named: Label,
+        /// The cluster in the URI name of the intermediate that signed it.
+        signer: Label,
+    },
+    /// A URI name has the name of another root.
+    #[error("{what} names root {named}, not {ours}")]
+    ForeignRoot {
+        /// Which certificate.
+        what: &'static str,
+        /// The root that it names.
+        named: Label,
+        /// The root that is trusted.
+        ours: Label,
+    },
+    /// Somebody else answered than was dialled.
+    #[error("{0} was dialled, this is somebody else")]
+    Unexpected(Identity),
+    /// Something that is no node dials.
+    #[error("only nodes may dial here")]
+    NotANode,
+    /// It, or its issuer, is revoked.
+    #[error("{0} is revoked")]
+    Revoked(&'static str),
+    /// Anything else that webpki finds.
+    #[error("{0}")]
+    Other(String),
+}
+
+const OWN: &str = "it";
+const ISSUER: &str = "its issuer's certificate";
+
+impl Verifier {
+    /// Makes a verifier that reads the time and the revoked keys anew at each handshake.
+    #[must_use]
+    pub const fn new(
+        root: Arc<TrustRoot>,
+        expected: Expected,
+        clock: Clock,
+        revoked: Arc<ArcSwap<RevocationSet>>,
+    ) -> Self {
+        Self {
+            root,
+            expected,
+            clock,
+            revoked,
+        }
+    }
+
+    /// Judges a peer's certificate with whatever else it presented.
+    ///
+    /// # Errors
+    /// Says which check failed for whom.
+    pub fn verify(
+        &self,
+        own: &CertificateDer<'_>,
+        presented: &[CertificateDer<'_>],
+        usage: Usage,
+    ) -> Result<Peer, PeerError> {
+        self.search(own, presented, usage)
+            .map_err(|fault| PeerError {
+                claim: Claim(claim(own)),
+                fault,
+            })
+    }
+
+    fn search(
+        &self,
+        own: &CertificateDer<'_>,
+        presented: &[CertificateDer<'_>],
+        usage: Usage,
+    ) -> Result<Peer, PeerFault> {
+        if presented.len() > MAX_PRESENTED {
+            return Err(PeerFault::TooMany(presented.len() + 1));
+        }
+        let now = self.clock.now();
+        let judged: RefCell<Option<Result<Peer, PeerFault>>> = RefCell::new(None);
+        let judge = |path: &VerifiedPath<'_>| {
+            let outcome = self.judge(path, usage);
+            let verdict = match &outcome {
+                Ok(_) => Ok(()),
+                Err(_) => Err(webpki::Error::UnknownIssuer),
+            };
+            let mut judged = judged.borrow_mut();
+            // Of several refused paths the first is reported: webpki tries them as presented.
+            if outcome.is_ok() || judged.is_none() {
+                *judged = Some(outcome);
+            }
+            verdict
+        };
+        let end_entity = EndEntityCert::try_from(own).map_err(|_| PeerFault::Encoding)?;
+        let anchors = [self.root.anchor().clone()];
+        let found = end_entity.verify_for_usage(
+            SIGNATURES.all,
+            &anchors,
+            presented,
+            now,
+            usage.required(),
+            None,
+            Some(&judge),
+        );
+        match (found, judged.take()) {
+            (Ok(_), Some(Ok(peer))) => self.admit(peer),
+            (_, Some(Err(fault))) => Err(fault),
+            (Err(error), _) => Err(self.explain(error, own, usage)),
+            (Ok(_), None) => Err(PeerFault::Other("its chain was not checked".to_owned())),
+        }
+    }
+
+    /// Judges a path that leads to the root by verified signatures.
+    fn judge(&self, path: &VerifiedPath<'_>, usage: Usage) -> Result<Peer, PeerFault> {
+        let count = path.intermediate_certificates().count();
+        let intermediate = match path.intermediate_certificates().next() {
+            Some(intermediate) if count == 1 => intermediate,
+            _ => return Err(PeerFault::Intermediates(count)),
+        };
+        let (signer, issuer) = self.judge_intermediate(intermediate)?;
+        let facts = Facts::parse(&path.end_entity().der())?;
+        if facts.authority {
+            return Err(PeerFault::Authority);
+        }
+        require_usage(OWN, facts.signs, "digitalSignature")?;
+        usage.check(&facts)?;
+        let (root, identity) = facts.identity()?;
+        self.same_root(OWN, root)?;
+        if *identity.cluster() != signer {
+            return Err(PeerFault::ForeignCluster {
+                named: identity.cluster().clone(),
+                signer,
+            });
+        }
+        let revoked = self.revoked.load();
+        if revoked.covers(&facts.spki_sha256, &issuer, &facts.serial) {
+            return Err(PeerFault::Revoked(OWN));
+        }
+        Ok(Peer {
+            identity,
+            spki_sha256: facts.spki_sha256,
+        })
+    }
+
+    fn judge_intermediate(&self, intermediate: &Cert<'_>) -> Result<(Label, KeyHash), PeerFault> {
+        let facts = Facts::parse(&intermediate.der())?;
+        if !facts.authority {
+            return Err(PeerFault::IssuerNotAuthority);
+        }
+        require_usage(ISSUER, facts.signs_certificates, "keyCertSign")?;
+        let cluster = cluster_of(&self.root, &facts)?;
+        let root_key = KeyHash::of_spki(&webpki::spki_for_anchor(self.root.anchor()));
+        let revoked = self.revoked.load();
+        if revoked.covers(&facts.spki_sha256, &root_key, &facts.serial) {
+            return Err(PeerFault::Revoked(ISSUER));
+        }
+        Ok((cluster, facts.spki_sha256))
+    }
+
+    fn same_root(&self, what: &'static str, named: Label) -> Result<(), PeerFault> {
+        same_root(&self.root, what, named)
+    }
+
+    fn admit(&self, peer: Peer) -> Result<Peer, PeerFault> {
+        match (&self.expected, &peer.identity) {
+            (Expected::Exactly(dialled), identity) if dialled != identity => {
+                Err(PeerFault::Unexpected(dialled.clone()))
+            }
+            (Expected::AnyNode, Identity::Cluster(_) | Identity::Relay(_)) => {
+                Err(PeerFault::NotANode)
+            }
+            (_, Identity::Cluster(_)) => Err(PeerFault::Authority),
+            _ => Ok(peer),
+        }
+    }
+
+    /// Puts webpki's finding into our words.
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "the enum is webpki's and may grow; what we have no words for keeps its own"
+    )]
+    fn explain(&self, error: webpki::Error, own: &CertificateDer<'_>, usage: Usage) -> PeerFault {
+        use webpki::Error as Found;
+        let facts = Facts::parse(own).ok();
+        let which = |own: Option<UnixTime>, found: UnixTime| match own {
+            Some(own) if own == found => OWN,
+            _ => ISSUER,
+        };
+        match error {
+            Found::CertExpired { time, not_after } => PeerFault::Expired {
+                what: which(facts.map(|facts| facts.not_after), not_after),
+                not_after: day(not_after),
+                now: day(time),
+            },
+            Found::CertNotValidYet { time, not_before } => PeerFault::NotYetValid {
+                what: which(facts.map(|facts| facts.not_before), not_before),
+                not_before: day(not_before),
+                now: day(time),
+            },
+            Found::UnknownIssuer => PeerFault::Unanchored(self.root.name().clone()),
+            Found::InvalidSignatureForPublicKey
+            | Found::UnsupportedSignatureAlgorithmContext(_)
+            | Found::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+                PeerFault::Signature(self.root.name().clone())
+            }
+            Found::CaUsedAsEndEntity => PeerFault::Authority,
+            Found::EndEntityUsedAsCa => PeerFault::IssuerNotAuthority,
+            Found::PathLenConstraintViolated => PeerFault::Intermediates(2),
+            Found::RequiredEkuNotFoundContext(_) => PeerFault::ExtendedUsage(usage.word()),
+            Found::BadDer | Found::BadDerTime | Found::TrailingData(_) => PeerFault::Encoding,
+            other => PeerFault::Other(other.to_string()),
+        }
+    }
+}
+
+impl Usage {
+    const fn required(self) -> KeyUsage {
+        match self {
+            Self::Server => KeyUsage::server_auth(),
+            Self::Client => KeyUsage::client_auth(),
+        }
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Server => "serverAuth",
+            Self::Client => "clientAuth",
+        }
+    }
+
+    const fn check(self, facts: &Facts) -> Result<(), PeerFault> {
+        let allowed = match self {
+            Self::Server => facts.server,
+            Self::Client => facts.client,
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(PeerFault::ExtendedUsage(self.word()))
+        }
+    }
+}
+
+/// The cluster that an intermediate of `root` names.
+pub(crate) fn cluster_of(root: &TrustRoot, facts: &Facts) -> Result<Label, PeerFault> {
+    let (named, identity) = facts
+        .identity()
+        .map_err(|fault| PeerFault::IssuerName(format!("unnamed ({fault})")))?;
+    same_root(root, ISSUER, named)?;
+    match identity {
+        Identity::Cluster(cluster) => Ok(cluster),
+        other @ (Identity::Node(_) | Identity::Relay(_)) => {
+            Err(PeerFault::IssuerName(other.to_string()))
+        }
+    }
+}
+
+fn same_root(root: &TrustRoot, what: &'static str, named: Label) -> Result<(), PeerFault> {
+    if named == *root.name() {
+        Ok(())
+    } else {
+        Err(PeerFault::ForeignRoot {
+            what,
+            named,
+            ours: root.name().clone(),
+        })
+    }
+}
+
+fn require_usage(what: &'static str, has: bool, usage: &'static str) -> Result<(), PeerFault> {
+    if has {
+        Ok(())
+    } else {
+        Err(PeerFault::KeyUsage { what, usage })
+    }
+}
+
+fn claim(own: &CertificateDer<'_>) -> Option<Identity> {
+    Some(Facts::parse(own).ok()?.identity().ok()?.1)
+}
+
+fn refused(error: PeerError) -> Error {
+    Error::Other(OtherError(Arc::new(error)))
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify(end_entity, intermediates, Usage::Server)
+            .map(|_| ServerCertVerified::assertion())
+            .map_err(refused)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(only_tls13())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &SIGNATURES)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        SIGNATURES.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.verify(end_entity, intermediates, Usage::Client)
+            .map(|_| ClientCertVerified::assertion())
+            .map_err(refused)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(only_tls13())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &SIGNATURES)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        SIGNATURES.supported_schemes()
+    }
+}
+
+fn only_tls13() -> Error {
+    Error::General("TLS 1.2 is not spoken".to_owned())
+}
