@@ -1,0 +1,1 @@
+//! Steps that fail are taken back.
