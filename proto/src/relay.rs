@@ -1,1 +1,439 @@
 //! What a node and a relay say on their QUIC stream: token, registration, whom to reach.
+//!
+//! The node opens the session and one bidirectional stream on it, says [`Hello`] and is told its
+//! link id in [`Welcome`]; from then on it may send relay data frames ([`crate::frame`]) to peers
+//! whose ids it has asked for with [`Open`]. The stream carries no packets.
+//!
+//! ```text
+//! node                                     relay
+//!   Hello {version, token}        ->
+//!                                 <-  Welcome {link, observed, limits}  or  Refused, then close
+//!   Open {request, node}          ->
+//!                                 <-  Opened {request, peer or refusal}
+//!                                 <-  Gone {peer}        whenever a registration ends
+//!                                 <-  Superseded         then close: the node registered again
+//! ```
+//!
+//! The types here are the checked ones: what `proto/relay.proto` describes becomes them only
+//! through [`NodeMessage::decode`] and [`RelayMessage::decode`]. What the relay does about a message
+//! is netmanager-core's `relay`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use prost::Message;
+
+use crate::id::{IdError, NodeId};
+
+/// The version that a node says in [`Hello`], and the only one that a relay accepts.
+pub const VERSION: u32 = 1;
+/// The ALPN of a session between a node and a relay.
+pub const ALPN: &[u8] = b"weald-relay/1";
+/// Bytes of the longest message: a token of a few hundred bytes and two labels fit many times.
+pub const MAX_MESSAGE_LEN: usize = 4096;
+/// Bytes of the length before every message.
+pub const LENGTH_LEN: usize = 2;
+/// Bytes of the longest text of a refusal; longer ones are cut when encoded.
+pub const MAX_TEXT_LEN: usize = 512;
+/// The TLS exporter label of the keys of relay data frames.
+pub const EXPORTER_LABEL: &[u8] = b"weald relay";
+/// The TLS exporter context of the key for frames from the node to the relay.
+pub const EXPORTER_UP: &[u8] = b"up";
+/// The TLS exporter context of the key for frames from the relay to the node.
+pub const EXPORTER_DOWN: &[u8] = b"down";
+
+/// Bytes of the longest token that fits a message with room for everything around it.
+pub const MAX_TOKEN_LEN: usize = 3072;
+
+// Generated code is public within its private module, has no documentation, and is not ours to
+// lint.
+#[allow(unreachable_pub, missing_docs, clippy::all, clippy::use_self)]
+mod wire {
+    include!(concat!(env!("OUT_DIR"), "/weald.relay.v1.rs"));
+}
+
+/// What a node says to a relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeMessage {
+    /// The first message.
+    Hello(Hello),
+    /// Asks for the id of a peer.
+    Open(Open),
+}
+
+/// The first message of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// The version of the protocol that the node speaks.
+    pub version: u32,
+    /// The signed relay token, at most [`MAX_TOKEN_LEN`] bytes.
+    pub token: Vec<u8>,
+}
+
+/// Asks how to address another node in data frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    /// Repeated in the answer.
+    pub request: u32,
+    /// Whom the node wants to reach.
+    pub node: NodeId,
+}
+
+/// What a relay says to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RelayMessage {
+    /// The node is registered.
+    Welcome(Welcome),
+    /// Answers [`Open`].
+    Opened(Opened),
+    /// The registration with this id has ended; frames to it are dropped.
+    Gone {
+        /// The id that [`Opened`] or a data frame has named before.
+        peer: u32,
+    },
+    /// The same node has registered on another session; this one ends.
+    Superseded,
+    /// The node is not registered; the session ends.
+    Refused(Refused),
+}
+
+/// A registration, as the node needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Welcome {
+    /// The link id that stands in all data frames of this node; never zero.
+    pub link: u32,
+    /// The node's address as the relay sees it.
+    pub observed: SocketAddr,
+    /// What the relay allows.
+    pub limits: Limits,
+}
+
+/// What a relay allows a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the largest packet that a data frame may carry.
+    pub max_packet: u32,
+    /// After this time without a packet on the session the registration ends.
+    pub idle_timeout: Duration,
+}
+
+/// Answers [`Open`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// The number in the request.
+    pub request: u32,
+    /// The peer's id in data frames, never zero, or why there is none.
+    pub result: Result<u32, OpenRefusal>,
+}
+
+/// Why a relay does not name a peer's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenRefusal {
+    /// No such node is registered here, or none that the asking node may know of: the two look
+    /// alike.
+    #[error("no such node is registered at this relay")]
+    UnknownNode,
+    /// The node has opened as many peers as the relay allows.
+    #[error("too many peers opened at this relay")]
+    TooManyPeers,
+}
+
+/// Why a node is not registered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Refused {
+    /// The kind of reason, for programs.
+    pub reason: HelloRefusal,
+    /// The reason, for people.
+    pub text: String,
+}
+
+/// The kinds of reasons for which a node is not registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HelloRefusal {
+    /// The relay does not speak the node's version.
+    Version,
+    /// The token is not valid for this node.
+    Token,
+    /// The relay has as many registrations as it may have.
+    Full,
+    /// The node did not keep to the protocol.
+    Protocol,
+}
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// The length before the message is above [`MAX_MESSAGE_LEN`].
+    #[error("a message of {0} bytes; at most {MAX_MESSAGE_LEN} are allowed")]
+    TooLong(usize),
+    /// The bytes are no protobuf of the expected type.
+    #[error("not a protobuf message of the relay protocol")]
+    Encoding,
+    /// A message of no kind, or of one that this version does not know.
+    #[error("a message without a kind that this version knows")]
+    Kind,
+    /// A field is missing or out of range.
+    #[error("field {0} is missing or out of range")]
+    Field(&'static str),
+    /// The node's id is not well-formed.
+    #[error("not a node id: {0}")]
+    Node(#[from] IdError),
+}
+
+impl NodeMessage {
+    /// The message behind its length, ready for the stream.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        use wire::from_node::Message as Kind;
+        let kind = match self {
+            Self::Hello(hello) => Kind::Hello(wire::Hello {
+                version: hello.version,
+                token: hello.token.clone(),
+            }),
+            Self::Open(open) => Kind::Open(wire::Open {
+                request: open.request,
+                node: open.node.to_string(),
+            }),
+        };
+        framed(&wire::FromNode {
+            message: Some(kind),
+        })
+    }
+
+    /// Reads one message, without its length.
+    ///
+    /// # Errors
+    /// Says what is wrong with the bytes.
+    pub fn decode(message: &[u8]) -> Result<Self, MessageError> {
+        use wire::from_node::Message as Kind;
+        let decoded = wire::FromNode::decode(message).map_err(|_| MessageError::Encoding)?;
+        match decoded.message.ok_or(MessageError::Kind)? {
+            Kind::Hello(hello) if hello.token.len() > MAX_TOKEN_LEN => {
+                Err(MessageError::Field("token"))
+            }
+            Kind::Hello(hello) => Ok(Self::Hello(Hello {
+                version: hello.version,
+                token: hello.token,
+            })),
+            Kind::Open(open) => Ok(Self::Open(Open {
+                request: open.request,
+                node: open.node.parse()?,
+            })),
+        }
+    }
+}
+
+impl RelayMessage {
+    /// The message behind its length, ready for the stream.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        use wire::from_relay::Message as Kind;
+        let kind = match self {
+            Self::Welcome(welcome) => Kind::Welcome(welcome.to_wire()),
+            Self::Opened(opened) => Kind::Opened(opened.to_wire()),
+            Self::Gone { peer } => Kind::Gone(wire::Gone { peer: *peer }),
+            Self::Superseded => Kind::Superseded(wire::Superseded {}),
+            Self::Refused(refused) => Kind::Refused(refused.to_wire()),
+        };
+        framed(&wire::FromRelay {
+            message: Some(kind),
+        })
+    }
+
+    /// Reads one message, without its length.
+    ///
+    /// # Errors
+    /// Says what is wrong with the bytes.
+    pub fn decode(message: &[u8]) -> Result<Self, MessageError> {
+        use wire::from_relay::Message as Kind;
+        let decoded = wire::FromRelay::decode(message).map_err(|_| MessageError::Encoding)?;
+        match decoded.message.ok_or(MessageError::Kind)? {
+            Kind::Welcome(welcome) => welcome.try_into().map(Self::Welcome),
+            Kind::Opened(opened) => opened.try_into().map(Self::Opened),
+            Kind::Gone(gone) => nonzero(gone.peer, "peer").map(|peer| Self::Gone { peer }),
+            Kind::Superseded(_) => Ok(Self::Superseded),
+            Kind::Refused(refused) => refused.try_into().map(Self::Refused),
+        }
+    }
+}
+
+impl Welcome {
+    fn to_wire(&self) -> wire::Welcome {
+        wire::Welcome {
+            link: self.link,
+            observed_ip: match self.observed.ip() {
+                IpAddr::V4(ip) => ip.octets().to_vec(),
+                IpAddr::V6(ip) => ip.octets().to_vec(),
+            },
+            observed_port: u32::from(self.observed.port()),
+            max_packet: self.limits.max_packet,
+            idle_timeout_ms: u32::try_from(self.limits.idle_timeout.as_millis())
+                .unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl TryFrom<wire::Welcome> for Welcome {
+    type Error = MessageError;
+
+    fn try_from(welcome: wire::Welcome) -> Result<Self, MessageError> {
+        let ip = match welcome.observed_ip.as_slice() {
+            ip if ip.len() == 4 => <[u8; 4]>::try_from(ip).map(|ip| Ipv4Addr::from(ip).into()),
+            ip => <[u8; 16]>::try_from(ip).map(|ip| Ipv6Addr::from(ip).into()),
+        };
+        let ip = ip.map_err(|_| MessageError::Field("observed_ip"))?;
+        let port = u16::try_from(welcome.observed_port)
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or(MessageError::Field("observed_port"))?;
+        Ok(Self {
+            link: nonzero(welcome.link, "link")?,
+            observed: SocketAddr::new(ip, port),
+            limits: Limits {
+                max_packet: nonzero(welcome.max_packet, "max_packet")?,
+                idle_timeout: Duration::from_millis(u64::from(nonzero(
+                    welcome.idle_timeout_ms,
+                    "idle_timeout_ms",
+                )?)),
+            },
+        })
+    }
+}
+
+impl Opened {
+    fn to_wire(&self) -> wire::Opened {
+        use wire::opened::Result as Outcome;
+        let result = match self.result {
+            Ok(peer) => Outcome::Peer(peer),
+            Err(OpenRefusal::UnknownNode) => {
+                Outcome::Refusal(wire::OpenRefusal::UnknownNode.into())
+            }
+            Err(OpenRefusal::TooManyPeers) => {
+                Outcome::Refusal(wire::OpenRefusal::TooManyPeers.into())
+            }
+        };
+        wire::Opened {
+            request: self.request,
+            result: Some(result),
+        }
+    }
+}
+
+impl TryFrom<wire::Opened> for Opened {
+    type Error = MessageError;
+
+    fn try_from(opened: wire::Opened) -> Result<Self, MessageError> {
+        use wire::opened::Result as Outcome;
+        let result = match opened.result.ok_or(MessageError::Field("result"))? {
+            Outcome::Peer(peer) => Ok(nonzero(peer, "peer")?),
+            Outcome::Refusal(refusal) => match wire::OpenRefusal::try_from(refusal) {
+                Ok(wire::OpenRefusal::UnknownNode) => Err(OpenRefusal::UnknownNode),
+                Ok(wire::OpenRefusal::TooManyPeers) => Err(OpenRefusal::TooManyPeers),
+                Ok(wire::OpenRefusal::Unspecified) | Err(_) => {
+                    return Err(MessageError::Field("refusal"));
+                }
+            },
+        };
+        Ok(Self {
+            request: opened.request,
+            result,
+        })
+    }
+}
+
+impl Refused {
+    fn to_wire(&self) -> wire::Refused {
+        let reason = match self.reason {
+            HelloRefusal::Version => wire::HelloRefusal::Version,
+            HelloRefusal::Token => wire::HelloRefusal::Token,
+            HelloRefusal::Full => wire::HelloRefusal::Full,
+            HelloRefusal::Protocol => wire::HelloRefusal::Protocol,
+        };
+        let cut = self.text.floor_char_boundary(MAX_TEXT_LEN);
+        wire::Refused {
+            reason: reason.into(),
+            text: self.text[..cut].to_owned(),
+        }
+    }
+}
+
+impl TryFrom<wire::Refused> for Refused {
+    type Error = MessageError;
+
+    fn try_from(refused: wire::Refused) -> Result<Self, MessageError> {
+        let reason = match wire::HelloRefusal::try_from(refused.reason) {
+            Ok(wire::HelloRefusal::Version) => HelloRefusal::Version,
+            Ok(wire::HelloRefusal::Token) => HelloRefusal::Token,
+            Ok(wire::HelloRefusal::Full) => HelloRefusal::Full,
+            Ok(wire::HelloRefusal::Protocol) => HelloRefusal::Protocol,
+            Ok(wire::HelloRefusal::Unspecified) | Err(_) => {
+                return Err(MessageError::Field("reason"));
+            }
+        };
+        Ok(Self {
+            reason,
+            text: refused.text,
+        })
+    }
+}
+
+fn nonzero(value: u32, field: &'static str) -> Result<u32, MessageError> {
+    if value == 0 {
+        return Err(MessageError::Field(field));
+    }
+    Ok(value)
+}
+
+/// A message behind its length. Ours are far below the limit: ids, texts and tokens are bounded.
+fn framed(message: &impl Message) -> Vec<u8> {
+    let len = message.encoded_len();
+    debug_assert!(len <= MAX_MESSAGE_LEN, "a message of {len} bytes");
+    let mut out = Vec::with_capacity(LENGTH_LEN + len);
+    out.extend_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
+    out.extend_from_slice(&message.encode_to_vec());
+    out
+}
+
+/// Cuts a stream of bytes into messages.
+///
+/// Feed what the stream yields, then take messages until there is none; what stays behind is less
+/// than one message.
+#[derive(Debug, Default)]
+pub struct Deframer {
+    buffer: Vec<u8>,
+    /// How much of `buffer` has been handed out.
+    taken: usize,
+}
+
+impl Deframer {
+    /// Adds bytes of the stream.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.taken);
+        self.taken = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole message, without its length.
+    ///
+    /// # Errors
+    /// The length is above [`MAX_MESSAGE_LEN`]; the stream cannot be read any further.
+    pub fn next_message(&mut self) -> Result<Option<&[u8]>, MessageError> {
+        let rest = self.buffer.get(self.taken..).unwrap_or_default();
+        let Some((length, rest)) = rest.split_first_chunk::<LENGTH_LEN>() else {
+            return Ok(None);
+        };
+        let length = usize::from(u16::from_be_bytes(*length));
+        if length > MAX_MESSAGE_LEN {
+            return Err(MessageError::TooLong(length));
+        }
+        let Some(message) = rest.get(..length) else {
+            return Ok(None);
+        };
+        self.taken += LENGTH_LEN + length;
+        Ok(Some(message))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! The relay protocol's messages: golden bytes, round trips, and bytes that are no messages.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn body(framed: &[u8]) -> &[u8] {
+    &framed[LENGTH_LEN..]
+}
+
+#[test]
+fn golden_messages_of_a_node() {
+    let hello = NodeMessage::Hello(Hello {
+        version: 1,
+        token: vec![0xaa, 0xbb],
+    });
+    assert_eq!(
+        hello.encode(),
+        [0, 8, 0x0a, 6, 0x08, 1, 0x12, 2, 0xaa, 0xbb]
+    );
+    let open = NodeMessage::Open(Open {
+        request: 7,
+        node: "c/n".parse().unwrap(),
+    });
+    assert_eq!(
+        open.encode(),
+        [0, 9, 0x12, 7, 0x08, 7, 0x12, 3, b'c', b'/', b'n']
+    );
+}
+
+#[test]
+fn golden_messages_of_a_relay() {
+    let welcome = RelayMessage::Welcome(Welcome {
+        link: 0x0102_0304,
+        observed: "203.0.113.7:4660".parse().unwrap(),
+        limits: Limits {
+            max_packet: 1472,
+            idle_timeout: Duration::from_secs(30),
+        },
+    });
+    assert_eq!(
+        welcome.encode(),
+        [
+            0, 23, 0x0a, 21, 0x0d, 4, 3, 2, 1, 0x12, 4, 203, 0, 113, 7, 0x18, 0xb4, 0x24, 0x20,
+            0xc0, 0x0b, 0x28, 0xb0, 0xea, 0x01
+        ]
+    );
+    assert_eq!(
+        RelayMessage::Gone { peer: 5 }.encode(),
+        [0, 7, 0x1a, 5, 0x0d, 5, 0, 0, 0]
+    );
+    assert_eq!(RelayMessage::Superseded.encode(), [0, 2, 0x22, 0]);
+}
+
+#[test]
+fn every_message_of_a_relay_round_trips() {
+    let opened = |result| RelayMessage::Opened(Opened { request: 3, result });
+    let refused = |reason| {
+        RelayMessage::Refused(Refused {
+            reason,
+            text: "no".to_owned(),
+        })
+    };
+    let welcome = RelayMessage::Welcome(Welcome {
+        link: u32::MAX,
+        observed: "[2001:db8::1]:443".parse().unwrap(),
+        limits: Limits {
+            max_packet: 1,
+            idle_timeout: Duration::from_millis(1),
+        },
+    });
+    for message in [
+        welcome,
+        opened(Ok(1)),
+        opened(Err(OpenRefusal::UnknownNode)),
+        opened(Err(OpenRefusal::TooManyPeers)),
+        RelayMessage::Gone { peer: 9 },
+        RelayMessage::Superseded,
+        refused(HelloRefusal::Version),
+        refused(HelloRefusal::Token),
+        refused(HelloRefusal::Full),
+        refused(HelloRefusal::Protocol),
+    ] {
+        assert_eq!(RelayMessage::decode(body(&message.encode())), Ok(message));
+    }
+}
+
+#[test]
+fn long_texts_are_cut_at_a_character() {
+    let text = "ä".repeat(MAX_TEXT_LEN);
+    let message = RelayMessage::Refused(Refused {
+        reason: HelloRefusal::Token,
+        text,
+    });
+    let Ok(RelayMessage::Refused(refused)) = RelayMessage::decode(body(&message.encode())) else {
+        panic!("no refusal");
+    };
+    assert_eq!(refused.text, "ä".repeat(MAX_TEXT_LEN / 2));
+}
+
+#[test]
+fn faults_are_named() {
+    assert_eq!(NodeMessage::decode(&[]), Err(MessageError::Kind));
+    assert_eq!(NodeMessage::decode(&[0xff]), Err(MessageError::Encoding));
+    // A kind of a later version.
+    assert_eq!(
+        NodeMessage::decode(&[0x7a, 0]).unwrap_err(),
+        MessageError::Kind
+    );
+    let node = NodeMessage::decode(&[0x12, 3, 0x12, 1, b'n']);
+    assert_eq!(node, Err(MessageError::Node(IdError::Form("n".into()))));
+    let long = NodeMessage::Hello(Hello {
+        version: 1,
+        token: vec![0; MAX_TOKEN_LEN + 1],
+    });
+    assert_eq!(
+        NodeMessage::decode(body(&long.encode())),
+        Err(MessageError::Field("token"))
+    );
+    assert_eq!(
+        RelayMessage::decode(&[0x1a, 0]),
+        Err(MessageError::Field("peer"))
+    );
+    assert_eq!(
+        RelayMessage::decode(&[0x12, 2, 0x18, 9]),
+        Err(MessageError::Field("refusal"))
+    );
+    assert_eq!(
+        RelayMessage::decode(&[0x12, 0]),
+        Err(MessageError::Field("result"))
+    );
+    assert_eq!(
+        RelayMessage::decode(&[0x0a, 5, 0x0d, 1, 0, 0, 0]),
+        Err(MessageError::Field("observed_ip"))
+    );
+}
+
+#[test]
+fn a_length_above_the_limit_is_refused_before_its_bytes_come() {
+    let mut deframer = Deframer::default();
+    deframer.feed(&[0x10]);
+    assert_eq!(deframer.next_message(), Ok(None));
+    deframer.feed(&[0x01]);
+    assert_eq!(deframer.next_message(), Err(MessageError::TooLong(4097)));
+}
+
+#[test]
+fn the_largest_message_passes() {
+    let mut deframer = Deframer::default();
+    deframer.feed(&[0x10, 0]);
+    deframer.feed(&[1; MAX_MESSAGE_LEN]);
+    assert_eq!(deframer.next_message(), Ok(Some(&[1; MAX_MESSAGE_LEN][..])));
+    assert_eq!(deframer.next_message(), Ok(None));
+}
+
+proptest! {
+    #[test]
+    fn a_stream_is_cut_alike_however_it_arrives(
+        requests in prop::collection::vec(any::<u32>(), 1..8),
+        step in 1_usize..40,
+    ) {
+        let messages: Vec<_> = requests
+            .iter()
+            .map(|request| NodeMessage::Open(Open { request: *request, node: "c/n".parse().unwrap() }))
+            .collect();
+        let stream: Vec<u8> = messages.iter().flat_map(NodeMessage::encode).collect();
+        let mut deframer = Deframer::default();
+        let mut seen = Vec::new();
+        for piece in stream.chunks(step) {
+            deframer.feed(piece);
+            while let Some(message) = deframer.next_message().unwrap() {
+                seen.push(NodeMessage::decode(message).unwrap());
+            }
+        }
+        prop_assert_eq!(seen, messages);
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = NodeMessage::decode(&bytes);
+        let _ = RelayMessage::decode(&bytes);
+        let mut deframer = Deframer::default();
+        deframer.feed(&bytes);
+        while let Ok(Some(_)) = deframer.next_message() {}
+    }
+}
