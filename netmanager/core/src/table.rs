@@ -201,6 +201,15 @@ impl Snapshot {
         self.peers.get(&peer)
     }
 
+    /// The name of the node at that place; none when the table has it no longer.
+    #[must_use]
+    pub fn node_of(&self, host: Host) -> Option<&NodeId> {
+        match host {
+            Host::Local => Some(&self.me),
+            Host::Peer(peer) => self.peers.get(&peer).map(|row| &row.id),
+        }
+    }
+
     /// Every relay.
     #[must_use]
     pub fn relays(&self) -> &[RelayRow] {
@@ -235,5 +244,12 @@ impl Snapshot {
     #[must_use]
     pub fn local_addresses(&self) -> &[IpAddr] {
         &self.local_addresses
+    }
+}
+
+impl ServiceIndex {
+    /// The service's place among [`Snapshot::services`].
+    pub(crate) const fn position(self) -> usize {
+        self.0 as usize
     }
 }
