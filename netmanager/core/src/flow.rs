@@ -5,8 +5,6 @@
 //! `tcp` and `lane` are its parts. Which instance a new flow gets is `balance`'s, rewriting
 //! packets `translate`'s, and everything about peers and leases the data plane's.
 
-#![allow(dead_code, reason = "the data plane does not call all of it yet")]
-
 use std::net::IpAddr;
 use std::time::Instant;
 

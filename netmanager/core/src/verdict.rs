@@ -68,6 +68,8 @@ drop_reasons! {
     PeerQueueExpired => "peer_queue_expired",
     /// Both directions of two flows would be the same on the wire.
     FlowCollision => "flow_collision",
+    /// In the middle of a conversation that is not known here, and whose other end cannot be told.
+    FlowUnknown => "flow_unknown",
     /// The flow table is full of flows that are in use.
     FlowTableFull => "flow_table_full",
     /// A fragment whose first one was never seen.

@@ -1,7 +1,5 @@
 //! What the data plane is told about other nodes.
 
-#![allow(dead_code, reason = "the data plane does not call all of it yet")]
-
 use std::time::Duration;
 
 use crate::flow::lane::PathFacts;

@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use slab::Slab;
 
 use super::order::Order;
-use super::{Direction, Flow, FlowKey, Opening};
+use super::{Direction, Flow, FlowKey, Lane, LaneReason, Opening, Side};
 use crate::packet::PacketInfo;
 use crate::table::Host;
 
@@ -173,9 +173,16 @@ impl FlowTable {
         Some(flow)
     }
 
-    /// Gives a flow's ends other places, as when an instance has moved. The flow goes on, unless
-    /// its new keys are taken: then it is forgotten and this is false.
-    pub fn move_ends(&mut self, id: FlowId, opener: Host, responder: Host) -> bool {
+    /// Gives a flow's ends other places, as when an instance has moved, and the lane that leads
+    /// there. The flow goes on, unless its new keys are taken: then it is forgotten and this is
+    /// false.
+    pub fn move_ends(
+        &mut self,
+        id: FlowId,
+        opener: Host,
+        responder: Host,
+        lane: (Lane, LaneReason),
+    ) -> bool {
         let Some(flow) = self
             .flows
             .get_mut(id.index as usize)
@@ -185,12 +192,13 @@ impl FlowTable {
         };
         flow.ends.forward = opener;
         flow.ends.reply = responder;
+        (flow.lane, flow.lane_reason) = lane;
         for direction in Direction::BOTH {
             let Some(flow) = self.flows.get_mut(id.index as usize) else {
                 return false;
             };
             let old = *flow.key(direction);
-            let new = old.on(super::Side::of(flow.source(direction)));
+            let new = old.on(Side::of(flow.source(direction)));
             if new == old {
                 continue;
             }

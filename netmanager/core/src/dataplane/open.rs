@@ -1,0 +1,236 @@
+//! Opens flows: who may talk to whom, which instance, which lane.
+
+use std::time::Instant;
+
+use weald_proto::name::Policy;
+use weald_proto::table::LanePolicy;
+
+use super::DataPlane;
+use super::check::{Refusal, has_port_zero, sender};
+use crate::balance::{Balancer, Family, MAX_ATTEMPTS, PickError};
+use crate::dataplane::Reachability;
+use crate::flow::lane::{self, PathFacts};
+use crate::flow::{FlowId, FlowKey, FlowState, Lane, LaneReason, OpenError, Opening, TcpState};
+use crate::packet::PacketInfo;
+use crate::reject::Reject;
+use crate::table::{Host, Owner, ServiceIndex, Snapshot};
+use crate::verdict::DropReason;
+
+impl DataPlane {
+    /// Opens the flow that a packet begins which belongs to none.
+    pub(super) fn open(
+        &mut self,
+        from: Host,
+        key: FlowKey,
+        info: &PacketInfo,
+        now: Instant,
+    ) -> Result<FlowId, Refusal> {
+        let Some(table) = self.table.clone() else {
+            return Err(sender(None, from, info)
+                .err()
+                .unwrap_or(Refusal::Drop(DropReason::DestinationUnknown)));
+        };
+        let client = sender(Some(&table), from, info)?;
+        if has_port_zero(&info.l4) {
+            return Err(Refusal::Drop(DropReason::PortZero));
+        }
+        let Some(state) = FlowState::opened_by(&info.l4) else {
+            return Err(Refusal::Drop(DropReason::UnsupportedProtocol));
+        };
+        let new = NewFlow {
+            key,
+            opener: from,
+            state,
+        };
+        if let Some((service, policy)) = table.service_at(info.dst) {
+            return self.open_to_service(&table, client, service, policy, new, now);
+        }
+        if let Some(responder) = table.owner(info.dst) {
+            return self.open_to_address(&table, client, responder, info, new, now);
+        }
+        if table.pools().contains(info.dst) {
+            let (reason, why) = (DropReason::DestinationUnknown, Reject::PeerUnreachable);
+            return Err(Refusal::Reject(reason, why));
+        }
+        Err(Refusal::Drop(DropReason::UnroutableAddress))
+    }
+
+    /// From a local opener to an address that stands for a service.
+    fn open_to_service(
+        &mut self,
+        table: &Snapshot,
+        client: &Owner,
+        service: ServiceIndex,
+        policy: Policy,
+        new: NewFlow,
+        now: Instant,
+    ) -> Result<FlowId, Refusal> {
+        if client.organisation != table.service(service).organisation {
+            let (reason, why) = (DropReason::PolicyDenied, Reject::Prohibited);
+            return Err(Refusal::Reject(reason, why));
+        }
+        // Which instance had the conversation is not known; any other would not know it either.
+        if matches!(new.state, FlowState::Tcp(state) if state != TcpState::SynSent)
+            || new.is_answer()
+        {
+            let (reason, why) = (DropReason::FlowUnknown, Reject::NoInstance);
+            return Err(Refusal::Reject(reason, why));
+        }
+        if policy == Policy::Closest {
+            self.ask_for_distances(table, service);
+        }
+        let family = Family::of(new.key.destination());
+        for force in [false, true] {
+            for attempt in 0..MAX_ATTEMPTS {
+                let pick =
+                    match self
+                        .balancer
+                        .pick(table, &self.peers, service, policy, family, attempt)
+                    {
+                        Ok(pick) => pick,
+                        Err(PickError::Exhausted) => break,
+                        Err(PickError::NoInstance) => {
+                            let (reason, why) = (DropReason::NoInstance, Reject::NoInstance);
+                            return Err(Refusal::Reject(reason, why));
+                        }
+                        Err(PickError::AllDown) => return Err(PEER_UNREACHABLE),
+                    };
+                let lane_policy = Some(table.service(service).lane);
+                let (lane, lane_reason) = self.lane(pick.host, lane_policy, new.state);
+                let opening = Opening {
+                    key: new.key,
+                    opener: new.opener,
+                    responder_ip: pick.ip,
+                    responder: pick.host,
+                    state: new.state,
+                    policy: Some(policy),
+                    lane,
+                    lane_reason,
+                };
+                match self.flows.open(opening, force, now) {
+                    Ok(flow) => {
+                        self.balancer.commit(table, service, policy, &pick);
+                        return Ok(flow);
+                    }
+                    Err(OpenError::Collision) => {}
+                    Err(OpenError::Full) => return Err(refused(OpenError::Full)),
+                }
+            }
+        }
+        Err(refused(OpenError::Collision))
+    }
+
+    /// To an instance's or node's own address, from here or from a peer.
+    fn open_to_address(
+        &mut self,
+        table: &Snapshot,
+        client: &Owner,
+        responder: &Owner,
+        info: &PacketInfo,
+        new: NewFlow,
+        now: Instant,
+    ) -> Result<FlowId, Refusal> {
+        if client.organisation != responder.organisation {
+            return Err(match new.opener {
+                Host::Local => Refusal::Reject(DropReason::PolicyDenied, Reject::Prohibited),
+                Host::Peer(_) => Refusal::Drop(DropReason::PolicyDenied),
+            });
+        }
+        if new.is_answer() {
+            return Err(Refusal::Drop(DropReason::FlowUnknown));
+        }
+        if self.reachable(responder.host) == Reachability::Down {
+            return Err(PEER_UNREACHABLE);
+        }
+        let service = responder
+            .instance
+            .map(|index| table.instance(index).service);
+        let (lane, lane_reason) = match new.opener {
+            Host::Local => {
+                let lane_policy = service.map(|service| table.service(service).lane);
+                self.lane(responder.host, lane_policy, new.state)
+            }
+            Host::Peer(_) => (Lane::L3, LaneReason::OpenersChoice),
+        };
+        let opening = Opening {
+            key: new.key,
+            opener: new.opener,
+            responder_ip: info.dst,
+            responder: responder.host,
+            state: new.state,
+            policy: service
+                .filter(|_| new.opener == Host::Local)
+                .map(|_| Policy::Instance),
+            lane,
+            lane_reason,
+        };
+        self.flows.open(opening, true, now).map_err(refused)
+    }
+
+    /// The lane of a flow from here to that place.
+    pub(super) fn lane(
+        &self,
+        to: Host,
+        policy: Option<LanePolicy>,
+        state: FlowState,
+    ) -> (Lane, LaneReason) {
+        match to {
+            Host::Local => (Lane::Local, LaneReason::SameNode),
+            Host::Peer(peer) => {
+                let path = self
+                    .peers
+                    .get(&peer)
+                    .map_or_else(PathFacts::default, |state| state.path());
+                lane::decide(policy, state, path)
+            }
+        }
+    }
+
+    fn reachable(&self, host: Host) -> Reachability {
+        match host {
+            Host::Local => Reachability::Up,
+            Host::Peer(peer) => self
+                .peers
+                .get(&peer)
+                .map_or(Reachability::Unknown, |state| state.reachable),
+        }
+    }
+
+    /// Has the shell measure how far the nodes of a service are, where that is not being done.
+    pub(super) fn ask_for_distances(&mut self, table: &Snapshot, service: ServiceIndex) {
+        for peer in Balancer::measured_nodes(table, service) {
+            let measured = self.peers.get(&peer).is_some_and(|state| {
+                state.reachable == Reachability::Up && state.min_rtt.is_some()
+            });
+            if !measured {
+                self.interests.insert(peer);
+            }
+        }
+    }
+}
+
+/// A flow that is about to be opened.
+#[derive(Debug, Clone, Copy)]
+struct NewFlow {
+    key: FlowKey,
+    opener: Host,
+    state: FlowState,
+}
+
+impl NewFlow {
+    /// Whether it is an echo reply that nobody here has asked for.
+    const fn is_answer(&self) -> bool {
+        matches!(self.state, FlowState::Echo) && self.key.source_port() == 0
+    }
+}
+
+const PEER_UNREACHABLE: Refusal =
+    Refusal::Reject(DropReason::PeerUnreachable, Reject::PeerUnreachable);
+
+const fn refused(error: OpenError) -> Refusal {
+    let reason = match error {
+        OpenError::Collision => DropReason::FlowCollision,
+        OpenError::Full => DropReason::FlowTableFull,
+    };
+    Refusal::Reject(reason, Reject::PeerUnreachable)
+}
