@@ -20,6 +20,14 @@ pub struct Caller {
     pub ip: IpAddr,
 }
 
+impl Caller {
+    /// Whether the caller is an instance of this node, or the node itself; others are refused.
+    #[must_use]
+    pub fn is_known(&self, table: &Snapshot) -> bool {
+        View::of(self, table).is_some()
+    }
+}
+
 /// What a name means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
