@@ -102,6 +102,12 @@ drop_reasons! {
     ChunkTableFull => "chunk_table_full",
     /// Chunks that cannot be written because others of the super-packet are missing.
     ChunkIncomplete => "chunk_incomplete",
+    /// A datagram on the data socket that is neither QUIC nor a frame of ours.
+    UnknownFrame => "unknown_frame",
+    /// A probe or relay frame of no known session, replayed, or with a wrong tag.
+    FrameUnauthenticated => "frame_unauthenticated",
+    /// The kernel did not take a packet written to the TUN.
+    TunRefused => "tun_refused",
 }
 
 impl fmt::Display for DropReason {
@@ -123,8 +129,13 @@ impl Default for Counters {
 impl Counters {
     /// Counts one dropped packet.
     pub fn count(&mut self, reason: DropReason) {
+        self.add(reason, 1);
+    }
+
+    /// Counts several packets, dropped for the same reason.
+    pub fn add(&mut self, reason: DropReason, packets: u64) {
         if let Some(counter) = self.0.get_mut(reason as usize) {
-            *counter += 1;
+            *counter += packets;
         }
     }
 

@@ -1,1 +1,383 @@
-//! What a relay and this node have said to each other: registration, and whom it can reach there.
+//! What this node and one relay say to each other: registration, and whom it can reach there.
+//!
+//! Pure: bytes of the stream in, bytes of the stream and events out. The shell owns the QUIC
+//! session and the keys of data frames; one [`RelayLink`] lives as long as one such session.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use weald_proto::id::NodeId;
+use weald_proto::relay::{
+    Deframer, Hello, MessageError, NodeMessage, Open, Opened, RelayMessage, VERSION,
+};
+
+use crate::table::PeerId;
+
+/// Between two questions for a peer that is not registered: it may come any moment.
+pub const OPEN_RETRY: Duration = Duration::from_millis(500);
+/// A peer that nobody wants any more is not asked for any longer.
+pub const WANT_LIFETIME: Duration = Duration::from_secs(30);
+
+/// The conversation with one relay over one session.
+#[derive(Debug)]
+pub struct RelayLink {
+    registered: bool,
+    deframer: Deframer,
+    outgoing: VecDeque<Vec<u8>>,
+    events: VecDeque<LinkEvent>,
+    peers: BTreeMap<PeerId, Target>,
+    next_request: u32,
+}
+
+#[derive(Debug)]
+struct Target {
+    node: NodeId,
+    state: TargetState,
+    wanted: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TargetState {
+    /// To be asked for at this time.
+    Due(Instant),
+    Asked(u32),
+    Open(u32),
+}
+
+/// What the shell has to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// Data frames with this link id may be sent from now on.
+    Registered {
+        /// This node's id in data frames.
+        link: u32,
+        /// This node's address as the relay sees it.
+        observed: SocketAddr,
+    },
+    /// Data frames to `id` reach the peer.
+    Reachable {
+        /// Which peer.
+        peer: PeerId,
+        /// Its id in data frames.
+        id: u32,
+    },
+    /// Data frames to `id` reach nobody any more. No peer if it was never asked for.
+    Gone {
+        /// Which id.
+        id: u32,
+    },
+    /// The relay ends the session, and why.
+    Ended(String),
+}
+
+impl RelayLink {
+    /// Starts the conversation by showing the token.
+    #[must_use]
+    pub fn new(token: Vec<u8>) -> Self {
+        let hello = NodeMessage::Hello(Hello {
+            version: VERSION,
+            token,
+        });
+        Self {
+            registered: false,
+            deframer: Deframer::default(),
+            outgoing: VecDeque::from([hello.encode()]),
+            events: VecDeque::new(),
+            peers: BTreeMap::new(),
+            next_request: 1,
+        }
+    }
+
+    /// Notes that somebody wants to reach `node`, and asks for its id when it is time.
+    pub fn want(&mut self, peer: PeerId, node: &NodeId, now: Instant) {
+        let target = self.peers.entry(peer).or_insert_with(|| Target {
+            node: node.clone(),
+            state: TargetState::Due(now),
+            wanted: now,
+        });
+        target.wanted = now;
+        self.handle_timeout(now);
+    }
+
+    /// The peer's id in data frames, if the relay has named one.
+    #[must_use]
+    pub fn id_of(&self, peer: PeerId) -> Option<u32> {
+        match self.peers.get(&peer)?.state {
+            TargetState::Open(id) => Some(id),
+            TargetState::Due(_) | TargetState::Asked(_) => None,
+        }
+    }
+
+    /// Takes bytes of the stream.
+    ///
+    /// # Errors
+    /// The relay does not keep to the protocol; the session has to be closed.
+    pub fn handle_stream(&mut self, bytes: &[u8], now: Instant) -> Result<(), MessageError> {
+        self.deframer.feed(bytes);
+        while let Some(message) = self.deframer.next_message()? {
+            let message = RelayMessage::decode(message)?;
+            self.handle_message(message, now);
+        }
+        Ok(())
+    }
+
+    /// Asks again for peers that were not there.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.peers.retain(|_, target| {
+            matches!(target.state, TargetState::Open(_)) || now < target.wanted + WANT_LIFETIME
+        });
+        if !self.registered {
+            return;
+        }
+        for target in self.peers.values_mut() {
+            if matches!(target.state, TargetState::Due(at) if at <= now) {
+                let request = self.next_request;
+                self.next_request = self.next_request.wrapping_add(1);
+                target.state = TargetState::Asked(request);
+                let open = NodeMessage::Open(Open {
+                    request,
+                    node: target.node.clone(),
+                });
+                self.outgoing.push_back(open.encode());
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let due = self.peers.values().filter_map(|target| match target.state {
+            TargetState::Due(at) if self.registered => Some(at),
+            TargetState::Due(_) | TargetState::Asked(_) | TargetState::Open(_) => None,
+        });
+        due.min()
+    }
+
+    /// Bytes for the stream.
+    pub fn poll_send(&mut self) -> Option<Vec<u8>> {
+        self.outgoing.pop_front()
+    }
+
+    /// Puts back what the stream did not take.
+    pub fn unsend(&mut self, rest: Vec<u8>) {
+        self.outgoing.push_front(rest);
+    }
+
+    /// What has happened.
+    pub fn poll_event(&mut self) -> Option<LinkEvent> {
+        self.events.pop_front()
+    }
+
+    fn handle_message(&mut self, message: RelayMessage, now: Instant) {
+        match message {
+            RelayMessage::Welcome(welcome) => {
+                self.registered = true;
+                let (link, observed) = (welcome.link, welcome.observed);
+                self.events
+                    .push_back(LinkEvent::Registered { link, observed });
+                self.handle_timeout(now);
+            }
+            RelayMessage::Opened(opened) => self.handle_opened(&opened, now),
+            RelayMessage::Gone { peer: id } => {
+                for target in self.peers.values_mut() {
+                    if target.state == TargetState::Open(id) {
+                        target.state = TargetState::Due(now);
+                    }
+                }
+                self.events.push_back(LinkEvent::Gone { id });
+                self.handle_timeout(now);
+            }
+            RelayMessage::Superseded => {
+                let text = "this node has registered again on another session";
+                self.events.push_back(LinkEvent::Ended(text.into()));
+            }
+            RelayMessage::Refused(refused) => {
+                self.events.push_back(LinkEvent::Ended(refused.to_string()));
+            }
+        }
+    }
+
+    fn handle_opened(&mut self, opened: &Opened, now: Instant) {
+        let asked = TargetState::Asked(opened.request);
+        let Some((peer, target)) = self.peers.iter_mut().find(|(_, t)| t.state == asked) else {
+            return;
+        };
+        match opened.result {
+            Ok(id) => {
+                target.state = TargetState::Open(id);
+                self.events
+                    .push_back(LinkEvent::Reachable { peer: *peer, id });
+            }
+            Err(_) => target.state = TargetState::Due(now + OPEN_RETRY),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weald_proto::relay::{HelloRefusal, Limits, OpenRefusal, Refused, Welcome};
+
+    use super::*;
+
+    fn start() -> Instant {
+        #[expect(clippy::disallowed_methods, reason = "a test needs some first instant")]
+        Instant::now()
+    }
+
+    fn said(link: &mut RelayLink) -> Vec<NodeMessage> {
+        let bytes = std::iter::from_fn(|| link.poll_send());
+        bytes
+            .map(|bytes| NodeMessage::decode(&bytes[2..]).unwrap())
+            .collect()
+    }
+
+    fn registered(now: Instant) -> RelayLink {
+        let mut link = RelayLink::new(vec![1, 2, 3]);
+        let hello = NodeMessage::Hello(Hello {
+            version: VERSION,
+            token: vec![1, 2, 3],
+        });
+        assert_eq!(said(&mut link), [hello]);
+        let observed = "203.0.113.9:777".parse().unwrap();
+        let limits = Limits {
+            max_packet: 1500,
+            idle_timeout: Duration::from_secs(30),
+        };
+        let welcome = RelayMessage::Welcome(Welcome {
+            link: 5,
+            observed,
+            limits,
+        });
+        link.handle_stream(&welcome.encode(), now).unwrap();
+        assert_eq!(
+            link.poll_event(),
+            Some(LinkEvent::Registered { link: 5, observed })
+        );
+        link
+    }
+
+    fn node() -> NodeId {
+        "b/b1".parse().unwrap()
+    }
+
+    #[test]
+    fn a_peer_is_asked_for_until_it_is_there() {
+        let mut now = start();
+        let mut link = registered(now);
+        link.want(PeerId(1), &node(), now);
+        assert_eq!(
+            said(&mut link),
+            [NodeMessage::Open(Open {
+                request: 1,
+                node: node()
+            })]
+        );
+        link.want(PeerId(1), &node(), now);
+        assert_eq!(said(&mut link), []);
+
+        let refusal = Opened {
+            request: 1,
+            result: Err(OpenRefusal::UnknownNode),
+        };
+        link.handle_stream(&RelayMessage::Opened(refusal).encode(), now)
+            .unwrap();
+        assert_eq!(link.poll_timeout(), Some(now + OPEN_RETRY));
+        now += OPEN_RETRY;
+        link.handle_timeout(now);
+        assert_eq!(
+            said(&mut link),
+            [NodeMessage::Open(Open {
+                request: 2,
+                node: node()
+            })]
+        );
+
+        let opened = Opened {
+            request: 2,
+            result: Ok(77),
+        };
+        link.handle_stream(&RelayMessage::Opened(opened).encode(), now)
+            .unwrap();
+        let reachable = LinkEvent::Reachable {
+            peer: PeerId(1),
+            id: 77,
+        };
+        assert_eq!(
+            (link.poll_event(), link.id_of(PeerId(1))),
+            (Some(reachable), Some(77))
+        );
+    }
+
+    #[test]
+    fn a_peer_that_went_is_asked_for_again_at_once() {
+        let now = start();
+        let mut link = registered(now);
+        link.want(PeerId(1), &node(), now);
+        let opened = Opened {
+            request: 1,
+            result: Ok(77),
+        };
+        link.handle_stream(&RelayMessage::Opened(opened).encode(), now)
+            .unwrap();
+        link.poll_event();
+        said(&mut link);
+        link.handle_stream(&RelayMessage::Gone { peer: 77 }.encode(), now)
+            .unwrap();
+        assert_eq!(link.poll_event(), Some(LinkEvent::Gone { id: 77 }));
+        assert_eq!(
+            said(&mut link),
+            [NodeMessage::Open(Open {
+                request: 2,
+                node: node()
+            })]
+        );
+    }
+
+    #[test]
+    fn nothing_is_asked_before_the_registration_and_all_after() {
+        let now = start();
+        let mut link = RelayLink::new(vec![]);
+        link.want(PeerId(1), &node(), now);
+        assert_eq!(said(&mut link).len(), 1, "the hello only");
+        assert_eq!(link.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_peer_that_nobody_wants_is_forgotten() {
+        let now = start();
+        let mut link = registered(now);
+        link.want(PeerId(1), &node(), now);
+        let refusal = Opened {
+            request: 1,
+            result: Err(OpenRefusal::UnknownNode),
+        };
+        link.handle_stream(&RelayMessage::Opened(refusal).encode(), now)
+            .unwrap();
+        link.handle_timeout(now + WANT_LIFETIME);
+        assert_eq!(link.poll_timeout(), None);
+    }
+
+    #[test]
+    fn refusals_carry_the_relays_words() {
+        let now = start();
+        let mut link = RelayLink::new(vec![]);
+        let refused = Refused {
+            reason: HelloRefusal::Token,
+            text: "expired yesterday".into(),
+        };
+        link.handle_stream(&RelayMessage::Refused(refused).encode(), now)
+            .unwrap();
+        assert_eq!(
+            link.poll_event(),
+            Some(LinkEvent::Ended("expired yesterday".into()))
+        );
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        let now = start();
+        let mut link = registered(now);
+        assert!(link.handle_stream(&[0xff, 0xff, 0, 0], now).is_err());
+    }
+}
