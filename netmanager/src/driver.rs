@@ -1,1 +1,381 @@
-//! The packet thread: feeds the core and drains it.
+//! The packet thread: feeds the core with packets, frames and time, and does what it says.
+//!
+//! One plain thread owns the TUN, the data socket, the QUIC endpoint and the core's state, so the
+//! packet path takes no lock and wakes nobody. Other threads talk to it through
+//! [`DriverHandle`]: a new table, a question of the local API, the end. It decides nothing about
+//! packets, names, flows or paths; that is netmanager-core's.
+//!
+//! ```text
+//! TUN  --> packets --> DataPlane --> peers (queue) --> session --> drive --> socket
+//! TUN <--  packets <-- DataPlane <-- session (chunks) <-- inbound <-- socket
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use netmanager_core::dataplane::{DataPlane, FlowLimits};
+use netmanager_core::table::{PeerId, Snapshot};
+use netmanager_core::verdict::Counters;
+use quinn_proto::Endpoint;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use weald_proto::id::NodeId;
+
+use crate::api::inspect::{Inspect, Inspector, Unavailable};
+use crate::quic::{self, CurrentSlot, Slot, VirtualAddresses};
+use crate::socket::{DataSocket, ReceiveBuffers};
+use crate::tls::Credentials;
+use crate::tun::Tun;
+
+mod drive;
+mod inbound;
+mod inspect;
+mod io;
+mod packets;
+mod peers;
+mod relays;
+mod session;
+
+use self::drive::CloseCode;
+use self::io::Io;
+use self::peers::PeerEntry;
+use self::relays::RelayEntry;
+use self::session::Sessions;
+
+/// What the TUN hands over at once: a super-packet of 64 KiB behind its header.
+const TUN_BUFFER_BYTES: usize = 65_535 + 64;
+/// The longest sleep, so that a timer that was forgotten shows as a delay and not as a hang.
+const MAX_SLEEP: Duration = Duration::from_secs(5);
+/// How long the end of the sessions may take to be sent at shutdown.
+const SHUTDOWN_ROUNDS: usize = 3;
+
+/// What the packet thread needs to start.
+pub struct DriverConfig {
+    /// This node's certificate, key and relay token.
+    pub credentials: Arc<Credentials>,
+    /// The bound data socket.
+    pub socket: DataSocket,
+    /// The overlay's TUN.
+    pub tun: Tun,
+    /// The table to start with.
+    pub table: Arc<Snapshot>,
+    /// The kept key of stateless resets: peers learn of a restart by them.
+    pub reset_key: [u8; 32],
+    /// Peers that had sessions before a restart; they are dialled at once.
+    pub known_peers: Vec<NodeId>,
+    /// Told whenever the set of peers with a session changes.
+    pub on_peers: Box<dyn Fn(Vec<NodeId>) + Send>,
+}
+
+impl std::fmt::Debug for DriverConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DriverConfig")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What other threads say to the packet thread.
+#[derive(Debug)]
+enum Command {
+    Table(Arc<Snapshot>),
+    Interest(weald_proto::name::ServiceName),
+    Inspect(Inspect),
+    Shutdown,
+}
+
+/// Talks to the packet thread.
+#[derive(Debug, Clone)]
+pub struct DriverHandle {
+    commands: Sender<Command>,
+    wake: Arc<OwnedFd>,
+}
+
+/// The running packet thread.
+#[derive(Debug)]
+pub struct RunningDriver {
+    handle: DriverHandle,
+    thread: JoinHandle<()>,
+}
+
+impl DriverHandle {
+    /// Gives the packet thread another table.
+    ///
+    /// # Errors
+    /// The packet thread is gone.
+    pub fn set_table(&self, table: Arc<Snapshot>) -> Result<(), Unavailable> {
+        self.send(Command::Table(table))
+    }
+
+    /// Says that somebody asked for the `closest` instance of a service, so that its distance is
+    /// known before the first packet.
+    ///
+    /// # Errors
+    /// The packet thread is gone.
+    pub fn note_interest(
+        &self,
+        service: weald_proto::name::ServiceName,
+    ) -> Result<(), Unavailable> {
+        self.send(Command::Interest(service))
+    }
+
+    fn send(&self, command: Command) -> Result<(), Unavailable> {
+        self.commands.send(command).map_err(|_| Unavailable)?;
+        // A full counter means that the thread has been woken already.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        Ok(())
+    }
+}
+
+impl Inspector for DriverHandle {
+    fn submit(&self, question: Inspect) -> Result<(), Unavailable> {
+        self.send(Command::Inspect(question))
+    }
+}
+
+impl RunningDriver {
+    /// Something to talk to the thread with.
+    #[must_use]
+    pub const fn handle(&self) -> &DriverHandle {
+        &self.handle
+    }
+
+    /// Ends the sessions, stops the thread and waits for it.
+    pub fn shutdown(self) {
+        let _ = self.handle.send(Command::Shutdown);
+        if self.thread.join().is_err() {
+            tracing::error!("the packet thread has panicked");
+        }
+    }
+
+    /// Whether the thread has ended by itself.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+/// Starts the packet thread.
+///
+/// # Errors
+/// The kernel or the TLS library refuses something.
+pub fn spawn(config: DriverConfig) -> anyhow::Result<RunningDriver> {
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let wake = Arc::new(wake);
+    let (commands, receiver) = mpsc::channel();
+    let mut driver = Driver::new(config, receiver, Arc::clone(&wake))?;
+    let thread = thread::Builder::new()
+        .name("packets".to_owned())
+        .spawn(move || driver.run())
+        .context("cannot start the packet thread")?;
+    Ok(RunningDriver {
+        handle: DriverHandle { commands, wake },
+        thread,
+    })
+}
+
+/// The state of the packet thread.
+struct Driver {
+    io: Io,
+    receive_buffers: ReceiveBuffers,
+    tun_buffer: Vec<u8>,
+    batch: Vec<u8>,
+    frames: Vec<u8>,
+    scratch: Vec<u8>,
+
+    endpoint: Endpoint,
+    current_slot: CurrentSlot,
+    addresses: VirtualAddresses,
+    credentials: Arc<Credentials>,
+    sessions: Sessions,
+    touched: BTreeSet<Slot>,
+
+    peers: BTreeMap<PeerId, PeerEntry>,
+    relays: Vec<RelayEntry>,
+    next_relay: u32,
+    on_peers: Box<dyn Fn(Vec<NodeId>) + Send>,
+
+    table: Arc<Snapshot>,
+    plane: DataPlane,
+    counters: Counters,
+
+    commands: Receiver<Command>,
+    wake: Arc<OwnedFd>,
+    now: Instant,
+    seed: u64,
+    stopping: bool,
+}
+
+impl Driver {
+    fn new(
+        config: DriverConfig,
+        commands: Receiver<Command>,
+        wake: Arc<OwnedFd>,
+    ) -> anyhow::Result<Self> {
+        let current_slot = CurrentSlot::new();
+        let crypto = config.credentials.server_config(&[peers::PEER_ALPN])?;
+        let server = Arc::new(quic::server_config(crypto));
+        let endpoint_config = Arc::new(quic::endpoint_config(&config.reset_key, &current_slot));
+        let mut seed = [0; 8];
+        aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow::anyhow!("no randomness"))?;
+        let seed = u64::from_ne_bytes(seed);
+        let now = Instant::now();
+        let mut driver = Self {
+            io: Io::new(config.socket, config.tun),
+            receive_buffers: ReceiveBuffers::new(),
+            tun_buffer: vec![0; TUN_BUFFER_BYTES],
+            batch: Vec::new(),
+            frames: Vec::new(),
+            scratch: Vec::new(),
+            endpoint: Endpoint::new(endpoint_config, Some(server), true, None),
+            current_slot,
+            addresses: VirtualAddresses::new(),
+            credentials: config.credentials,
+            sessions: Sessions::default(),
+            touched: BTreeSet::new(),
+            peers: BTreeMap::new(),
+            relays: Vec::new(),
+            next_relay: 0,
+            on_peers: config.on_peers,
+            table: Arc::clone(&config.table),
+            plane: DataPlane::new(FlowLimits::default(), seed),
+            counters: Counters::default(),
+            commands,
+            wake,
+            now,
+            seed,
+            stopping: false,
+        };
+        driver.set_table(config.table);
+        let known: Vec<PeerId> = driver
+            .peers
+            .iter()
+            .filter(|(_, entry)| config.known_peers.contains(&entry.node))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in known {
+            driver.want(peer);
+        }
+        Ok(driver)
+    }
+
+    fn run(&mut self) {
+        while !self.stopping {
+            self.sleep();
+            self.now = Instant::now();
+            self.io.flush();
+            self.receive();
+            self.read_tun();
+            self.handle_commands();
+            self.handle_timeouts();
+            self.drive_touched();
+        }
+        self.end_sessions();
+    }
+
+    /// Sleeps until a descriptor is ready or something is due.
+    fn sleep(&mut self) {
+        let due = self
+            .deadline()
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = due.unwrap_or(MAX_SLEEP).min(MAX_SLEEP);
+        let timeout = if self.touched.is_empty() {
+            timeout
+        } else {
+            Duration::ZERO
+        };
+        let socket_events = if self.io.is_writable() {
+            PollFlags::IN
+        } else {
+            PollFlags::IN | PollFlags::OUT
+        };
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.io.socket.as_fd(), socket_events),
+            PollFd::from_borrowed_fd(self.io.tun.as_fd(), PollFlags::IN),
+            PollFd::new(&*self.wake, PollFlags::IN),
+        ];
+        let timeout = Timespec {
+            tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        // EINTR and the like: the loop looks at everything anyway.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+
+    fn deadline(&mut self) -> Option<Instant> {
+        let sessions = self.sessions.deadline();
+        let plane = self.plane.poll_timeout().map(|(at, _)| at);
+        [sessions, plane, self.peer_deadline(), self.relay_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn handle_timeouts(&mut self) {
+        self.handle_session_timeouts();
+        self.handle_peer_timeouts();
+        self.handle_relay_timeouts();
+        if self
+            .plane
+            .poll_timeout()
+            .is_some_and(|(at, _)| at <= self.now)
+        {
+            self.plane.handle_timeout(self.now);
+        }
+        self.poll_plane();
+    }
+
+    fn handle_commands(&mut self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.wake, &mut count);
+        loop {
+            match self.commands.try_recv() {
+                Ok(Command::Table(table)) => self.set_table(table),
+                Ok(Command::Interest(service)) => self.plane.note_interest(&service),
+                Ok(Command::Inspect(question)) => self.answer(question),
+                Ok(Command::Shutdown) | Err(TryRecvError::Disconnected) => {
+                    self.stopping = true;
+                    return;
+                }
+                Err(TryRecvError::Empty) => return,
+            }
+        }
+    }
+
+    fn set_table(&mut self, table: Arc<Snapshot>) {
+        self.table = Arc::clone(&table);
+        self.plane.set_table(table, self.now);
+        self.update_relays();
+        self.update_peers();
+        self.poll_plane();
+    }
+
+    /// Tells whoever keeps it on disk which peers have a session.
+    fn remember_peers(&self) {
+        let up = self.peers.values().filter(|entry| entry.session.is_some());
+        (self.on_peers)(up.map(|entry| entry.node.clone()).collect());
+    }
+
+    /// Says good-bye on every session, so that peers need not wait for silence.
+    fn end_sessions(&mut self) {
+        for slot in self.sessions.slots() {
+            self.close(slot, CloseCode::Shutdown);
+        }
+        for _ in 0..SHUTDOWN_ROUNDS {
+            self.drive_touched();
+            self.io.flush();
+        }
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.seed = self
+            .seed
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(1);
+        self.seed
+    }
+}

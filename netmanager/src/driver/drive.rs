@@ -1,0 +1,523 @@
+//! Drives sessions: QUIC events inwards, datagrams and packets outwards.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use netmanager_core::peer::Keep;
+use netmanager_core::peer::paths::{Path, PathEvent};
+use netmanager_core::table::PeerId;
+use quinn_proto::{ConnectionError, Dir, Event, StreamEvent, VarInt};
+use weald_proto::frame::{Probe, RELAY_HEADER_LEN, RelayHeader};
+use weald_proto::id::Identity;
+
+use super::Driver;
+use super::session::{ProbeKeys, With};
+use crate::quic::Slot;
+use crate::socket::MAX_BATCH_BYTES;
+use crate::tls;
+
+/// Why we close sessions, as application error codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CloseCode {
+    /// The daemon stops.
+    Shutdown = 1,
+    /// Another session with the same peer stays.
+    Superseded = 2,
+    /// The peer is not in this node's table.
+    UnknownNode = 3,
+    /// Nobody has used the session for long.
+    Idle = 4,
+    /// Nothing was heard on any path.
+    Unreachable = 5,
+    /// The other end does not keep to the protocol.
+    Protocol = 6,
+}
+
+impl CloseCode {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Shutdown => "the daemon stops",
+            Self::Superseded => "another session stays",
+            Self::UnknownNode => "not in the table",
+            Self::Idle => "idle",
+            Self::Unreachable => "no path answers",
+            Self::Protocol => "protocol violated",
+        }
+    }
+}
+
+impl Driver {
+    /// Drives every session that something has happened to, and those that this touches.
+    pub(super) fn drive_touched(&mut self) {
+        while let Some(slot) = self.touched.pop_first() {
+            self.drive(slot);
+        }
+    }
+
+    fn drive(&mut self, slot: Slot) {
+        self.drain_events(slot);
+        self.receive_datagrams(slot);
+        self.drive_paths(slot);
+        self.flush_queue(slot);
+        self.transmit(slot);
+        let drained = self
+            .sessions
+            .of(slot)
+            .is_some_and(|s| s.connection.is_drained());
+        if drained {
+            self.sessions.remove(slot);
+        }
+    }
+
+    fn drain_events(&mut self, slot: Slot) {
+        loop {
+            let Some(session) = self.sessions.of_mut(slot) else {
+                return;
+            };
+            let Some(event) = session.connection.poll() else {
+                break;
+            };
+            match event {
+                Event::Connected => self.handle_connected(slot),
+                Event::ConnectionLost { reason } => self.handle_lost(slot, &reason),
+                Event::Stream(
+                    StreamEvent::Readable { .. } | StreamEvent::Opened { dir: Dir::Bi },
+                ) => {
+                    self.read_relay_stream(slot);
+                }
+                Event::Stream(_)
+                | Event::HandshakeDataReady
+                | Event::DatagramReceived
+                | Event::DatagramsUnblocked => {}
+            }
+        }
+        self.pass_endpoint_events(slot);
+    }
+
+    fn pass_endpoint_events(&mut self, slot: Slot) {
+        self.current_slot.set(slot);
+        if let Some(session) = self.sessions.of_mut(slot) {
+            while let Some(event) = session.connection.poll_endpoint_events() {
+                if let Some(answer) = self.endpoint.handle_event(session.handle, event) {
+                    session.connection.handle_event(answer);
+                }
+            }
+        }
+        self.current_slot.clear();
+    }
+
+    fn handle_connected(&mut self, slot: Slot) {
+        let Some(session) = self.sessions.of(slot) else {
+            return;
+        };
+        let identity = tls::peer_identity(session.connection.crypto_session());
+        let with = match (session.with, identity.map(|peer| peer.identity)) {
+            (With::Stranger, Some(Identity::Node(node))) => self
+                .table
+                .peers()
+                .find(|(_, row)| row.id == node)
+                .map(|(id, _)| With::Peer(id)),
+            (With::Stranger, _) => None,
+            (known @ (With::Peer(_) | With::Relay(_)), _) => Some(known),
+        };
+        match with {
+            Some(With::Peer(peer)) => self.establish_peer(slot, peer),
+            Some(With::Relay(relay)) => {
+                if let Some(session) = self.sessions.of_mut(slot) {
+                    session.established = Some(self.now);
+                }
+                self.start_relay_link(slot, relay);
+            }
+            Some(With::Stranger) | None => self.close(slot, CloseCode::UnknownNode),
+        }
+    }
+
+    fn establish_peer(&mut self, slot: Slot, peer: PeerId) {
+        let Some(session) = self.sessions.of_mut(slot) else {
+            return;
+        };
+        let keys = match ProbeKeys::derive(&session.connection, session.dialled) {
+            Ok(keys) => keys,
+            Err(error) => {
+                tracing::error!(%error, "no probe keys");
+                self.close(slot, CloseCode::Protocol);
+                return;
+            }
+        };
+        session.with = With::Peer(peer);
+        let (dialled, path) = (session.dialled, session.path);
+        let seed = self.next_seed();
+        let Some(entry) = self.peers.get_mut(&peer) else {
+            self.close(slot, CloseCode::UnknownNode);
+            return;
+        };
+        if entry.dialling == Some(slot) {
+            entry.dialling = None;
+        }
+        if entry.machine.handle_session_up(dialled, self.now) == Keep::Old {
+            self.close(slot, CloseCode::Superseded);
+            return;
+        }
+        let former = entry.session.replace(slot);
+        entry.since = Some(self.now);
+        self.sessions.establish(slot, keys, self.now);
+        if let Some(session) = self.sessions.of_mut(slot) {
+            session.paths = netmanager_core::peer::paths::Paths::new(seed);
+            if let Some(path) = path {
+                session.paths.handle_handshake(path, self.now);
+            }
+        }
+        if let Some(former) = former.filter(|former| *former != slot) {
+            self.close(former, CloseCode::Superseded);
+        }
+        tracing::info!(peer = %self.name_of(peer), path = %self.show_path(path), dialled, "session up");
+        self.offer_paths(peer);
+        self.tell_plane(peer);
+        self.remember_peers();
+    }
+
+    fn handle_lost(&mut self, slot: Slot, reason: &ConnectionError) {
+        let Some(with) = self.sessions.of(slot).map(|session| session.with) else {
+            return;
+        };
+        match with {
+            With::Stranger => tracing::debug!(%reason, "handshake failed"),
+            With::Peer(peer) => self.handle_peer_lost(slot, peer, &reason.to_string()),
+            With::Relay(relay) => self.handle_relay_lost(slot, relay, &reason.to_string()),
+        }
+    }
+
+    /// Ends a session from this side; nobody is told of its loss any more.
+    pub(super) fn close(&mut self, slot: Slot, code: CloseCode) {
+        if let Some(session) = self.sessions.of_mut(slot) {
+            let reason = Bytes::from_static(code.text().as_bytes());
+            session
+                .connection
+                .close(self.now, VarInt::from_u32(code as u32), reason);
+            session.with = With::Stranger;
+            self.touched.insert(slot);
+        }
+    }
+
+    fn receive_datagrams(&mut self, slot: Slot) {
+        let Self {
+            sessions,
+            plane,
+            io,
+            counters,
+            peers,
+            now,
+            ..
+        } = self;
+        let Some(session) = sessions.of_mut(slot) else {
+            return;
+        };
+        let With::Peer(peer) = session.with else {
+            return;
+        };
+        let mut received = 0;
+        let mut forwards = Vec::new();
+        while let Some(datagram) = session.connection.datagrams().recv() {
+            received += datagram.len() as u64;
+            let result = session
+                .reassembler
+                .handle(&datagram, *now, &mut |vnet, packet| {
+                    super::packets::take_from_peer(
+                        plane,
+                        io,
+                        &mut forwards,
+                        peer,
+                        vnet,
+                        packet,
+                        *now,
+                    );
+                });
+            if let Err(drop) = result {
+                counters.count(drop.reason());
+            }
+        }
+        while let Some((reason, count)) = session.reassembler.poll_drop() {
+            counters.add(reason, count);
+        }
+        if received > 0
+            && let Some(entry) = peers.get_mut(&peer)
+        {
+            entry.received_bytes += received;
+            entry.last_traffic = Some(*now);
+            self.after_plane(forwards);
+        }
+    }
+
+    /// Sends due probes and acts on changes of path.
+    fn drive_paths(&mut self, slot: Slot) {
+        let Some(session) = self.sessions.of_mut(slot) else {
+            return;
+        };
+        let With::Peer(peer) = session.with else {
+            return;
+        };
+        if session.established.is_none() {
+            return;
+        }
+        if session
+            .paths
+            .poll_timeout()
+            .is_some_and(|at| at <= self.now)
+        {
+            session.paths.handle_timeout(self.now);
+        }
+        while let Some(event) = self
+            .sessions
+            .of_mut(slot)
+            .and_then(|s| s.paths.poll_event())
+        {
+            match event {
+                PathEvent::Probe { path, nonce } => self.send_probe(slot, path, nonce),
+                PathEvent::Switched { from, to, reason } => {
+                    if from.is_some() {
+                        tracing::info!(
+                            peer = %self.name_of(peer), from = %self.show_path(from),
+                            to = %self.show_path(Some(to)), why = reason.word(), "path changed"
+                        );
+                    }
+                    if let Some(session) = self.sessions.of_mut(slot)
+                        && session.path != Some(to)
+                    {
+                        session.path = Some(to);
+                        session.connection.path_changed(self.now);
+                        session.connection.ping();
+                    }
+                }
+                PathEvent::AllDead => {
+                    tracing::info!(peer = %self.name_of(peer), "no path answers");
+                    self.close(slot, CloseCode::Unreachable);
+                    self.handle_peer_lost(slot, peer, "no path answers");
+                    return;
+                }
+            }
+        }
+        self.tell_plane(peer);
+    }
+
+    fn send_probe(&mut self, slot: Slot, path: Path, nonce: u64) {
+        let Some(keys) = self.sessions.of_mut(slot).and_then(|s| s.probes.as_mut()) else {
+            return;
+        };
+        let probe = Probe {
+            reply: false,
+            session: keys.their_id,
+            counter: 0,
+            nonce,
+            observed: None,
+        };
+        let mut bytes = probe.encode(0);
+        if keys.sealer.seal(&mut bytes, Probe::TAG).is_ok() {
+            let len = bytes.len();
+            self.send_on(path, &bytes, len);
+        }
+    }
+
+    /// Writes out what QUIC has to send.
+    fn transmit(&mut self, slot: Slot) {
+        while self.io.is_writable() {
+            let Some(session) = self.sessions.of_mut(slot) else {
+                return;
+            };
+            let mtu = usize::from(session.connection.current_mtu()).max(1472) + RELAY_HEADER_LEN;
+            let segments = self
+                .io
+                .socket
+                .max_segments()
+                .min(MAX_BATCH_BYTES / mtu)
+                .max(1);
+            let mut batch = std::mem::take(&mut self.batch);
+            batch.clear();
+            let transmit = session
+                .connection
+                .poll_transmit(self.now, segments, &mut batch);
+            if let Some(transmit) = &transmit {
+                let bytes = batch.get(..transmit.size).unwrap_or_default();
+                let segment_size = transmit.segment_size.unwrap_or(transmit.size);
+                self.send_of(slot, bytes, segment_size);
+            }
+            self.batch = batch;
+            if transmit.is_none() {
+                break;
+            }
+        }
+        self.pass_endpoint_events(slot);
+    }
+
+    /// Sends a session's packets over its path, or over all of them while a dial is unanswered.
+    fn send_of(&mut self, slot: Slot, bytes: &[u8], segment_size: usize) {
+        let Some(session) = self.sessions.of_mut(slot) else {
+            return;
+        };
+        if let Some(path) = session.path {
+            self.send_on(path, bytes, segment_size);
+            return;
+        }
+        session.keep_first_flight(bytes, segment_size);
+        for path in session.fanout.clone() {
+            self.send_on(path, bytes, segment_size);
+        }
+    }
+
+    /// Sends datagrams of one size over a path, framed and sealed if it is a relayed one.
+    pub(super) fn send_on(&mut self, path: Path, bytes: &[u8], segment_size: usize) {
+        match path {
+            Path::Direct(address) => self.io.send(address, bytes, segment_size),
+            Path::Relay { relay, peer } => {
+                let Some(relay) = self.relays.iter_mut().find(|entry| entry.index == relay) else {
+                    return;
+                };
+                let (Some(address), Some((link, keys))) = (relay.address(), relay.sending()) else {
+                    return;
+                };
+                let mut frames = std::mem::take(&mut self.frames);
+                frames.clear();
+                for packet in bytes.chunks(segment_size) {
+                    let at = frames.len();
+                    let header = RelayHeader {
+                        link,
+                        peer,
+                        counter: 0,
+                    };
+                    frames.extend_from_slice(&header.encode());
+                    frames.extend_from_slice(packet);
+                    let frame = frames.get_mut(at..).unwrap_or_default();
+                    if keys.sealer.seal(frame, RelayHeader::TAG).is_err() {
+                        frames.truncate(at);
+                    }
+                }
+                self.io
+                    .send(address, &frames, segment_size + RELAY_HEADER_LEN);
+                self.frames = frames;
+            }
+        }
+    }
+
+    /// Hands queued packets to QUIC as far as it takes them.
+    fn flush_queue(&mut self, slot: Slot) {
+        let Self {
+            sessions,
+            peers,
+            counters,
+            ..
+        } = self;
+        let Some(session) = sessions.of_mut(slot) else {
+            return;
+        };
+        let With::Peer(peer) = session.with else {
+            return;
+        };
+        let Some(entry) = peers
+            .get_mut(&peer)
+            .filter(|entry| entry.session == Some(slot))
+        else {
+            return;
+        };
+        while let Some(parked) = entry.queue.front() {
+            if !has_room(&mut session.connection, parked.packet.len()) {
+                break;
+            }
+            let Some(parked) = entry.queue.pop() else {
+                break;
+            };
+            if let Err(reason) = send_packet(session, &parked.vnet, &parked.packet) {
+                counters.count(reason);
+            }
+            entry.sent_bytes += parked.packet.len() as u64;
+        }
+    }
+
+    /// What has become due in the sessions.
+    pub(super) fn handle_session_timeouts(&mut self) {
+        for slot in self.sessions.slots() {
+            let Some(session) = self.sessions.of_mut(slot) else {
+                continue;
+            };
+            let now = self.now;
+            let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            if due(session.connection.poll_timeout()) {
+                session.connection.handle_timeout(now);
+                self.touched.insert(slot);
+            }
+            if due(session.reassembler.poll_timeout()) {
+                self.expire_chunks(slot);
+                self.touched.insert(slot);
+            } else if session.established.is_some() && due(session.paths.poll_timeout()) {
+                self.touched.insert(slot);
+            }
+        }
+    }
+
+    fn expire_chunks(&mut self, slot: Slot) {
+        let Self {
+            sessions,
+            plane,
+            io,
+            now,
+            counters,
+            ..
+        } = self;
+        let Some(session) = sessions.of_mut(slot) else {
+            return;
+        };
+        let With::Peer(peer) = session.with else {
+            return;
+        };
+        let mut forwards = Vec::new();
+        session
+            .reassembler
+            .handle_timeout(*now, &mut |vnet, packet| {
+                super::packets::take_from_peer(plane, io, &mut forwards, peer, vnet, packet, *now);
+            });
+        while let Some((reason, count)) = session.reassembler.poll_drop() {
+            counters.add(reason, count);
+        }
+        self.after_plane(forwards);
+    }
+}
+
+/// What one packet may take in quinn-proto's queue: its bytes, and per datagram headers and the
+/// bookkeeping of the queue, for datagrams of the least MTU.
+const fn queue_cost(packet_len: usize) -> usize {
+    const DATAGRAM_OVERHEAD: usize = 160;
+    packet_len + (packet_len / 1000 + 2) * DATAGRAM_OVERHEAD
+}
+
+/// Whether QUIC's own queue takes a packet of this size without dropping others.
+pub(super) fn has_room(connection: &mut quinn_proto::Connection, packet_len: usize) -> bool {
+    connection.datagrams().send_buffer_space() >= queue_cost(packet_len)
+}
+
+/// Cuts a packet into datagrams and queues them in QUIC.
+pub(super) fn send_packet(
+    session: &mut super::session::Session,
+    vnet: &netmanager_core::vnet::VnetHeader,
+    packet: &[u8],
+) -> Result<(), netmanager_core::verdict::DropReason> {
+    use netmanager_core::verdict::DropReason;
+    let connection = &mut session.connection;
+    let Some(max_datagram) = connection.datagrams().max_size() else {
+        return Err(DropReason::PeerUnreachable);
+    };
+    let mut buffer = BytesMut::with_capacity(queue_cost(packet.len()));
+    let mut refused = false;
+    let split = session
+        .chunker
+        .split(vnet, packet, max_datagram, &mut |datagram| {
+            buffer.extend_from_slice(datagram);
+            let datagram = buffer.split().freeze();
+            refused |= connection.datagrams().send(datagram, false).is_err();
+        });
+    match split {
+        Ok(()) if refused => Err(DropReason::PeerQueueFull),
+        Ok(()) => Ok(()),
+        Err(error) => {
+            tracing::debug!(%error, len = packet.len(), max_datagram, "packet not cut");
+            Err(DropReason::Malformed)
+        }
+    }
+}

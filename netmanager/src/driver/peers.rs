@@ -1,0 +1,414 @@
+//! The peers of the table: who has a session, who is dialled, what waits for whom.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use netmanager_core::dataplane::{PeerState, Reachability};
+use netmanager_core::peer::paths::Path;
+use netmanager_core::peer::{Action, CONNECT_TIMEOUT, Peer, Reach};
+use netmanager_core::table::PeerId;
+use netmanager_core::verdict::DropReason;
+use netmanager_core::vnet::VnetHeader;
+use weald_proto::id::{Identity, NodeId};
+
+use super::Driver;
+use super::drive::CloseCode;
+use super::session::{MAX_FANOUT, Session, With};
+use crate::quic::{self, SERVER_NAME, Slot};
+use crate::socket::is_dialable;
+
+/// The ALPN of sessions between nodes.
+pub(super) const PEER_ALPN: &[u8] = b"weald-peer/1";
+/// Packets that wait for one peer; super-packets count as one.
+const MAX_QUEUED_PACKETS: usize = 512;
+/// Bytes that wait for one peer: 20 ms at 800 Mbit/s.
+const MAX_QUEUED_BYTES: usize = 2 << 20;
+/// How long packets wait for a session that is being made.
+const MAX_WAIT: Duration = CONNECT_TIMEOUT;
+
+/// What the driver keeps of one peer.
+#[derive(Debug)]
+pub(super) struct PeerEntry {
+    pub(super) node: NodeId,
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) machine: Peer,
+    pub(super) session: Option<Slot>,
+    pub(super) dialling: Option<Slot>,
+    /// A dial waits for its first path: a relay has yet to say how the peer is reached.
+    pub(super) dial_pending: bool,
+    pub(super) queue: Queue,
+    pub(super) since: Option<Instant>,
+    pub(super) last_traffic: Option<Instant>,
+    pub(super) last_failure: Option<String>,
+    pub(super) sent_bytes: u64,
+    pub(super) received_bytes: u64,
+    told: Option<PeerState>,
+}
+
+/// A packet that waits for its peer.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub(super) vnet: VnetHeader,
+    pub(super) packet: Vec<u8>,
+    since: Instant,
+}
+
+/// The packets that wait for one peer, bounded in number, bytes and time.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    packets: VecDeque<Parked>,
+    bytes: usize,
+}
+
+impl Queue {
+    fn push(&mut self, vnet: VnetHeader, packet: &[u8], now: Instant) -> bool {
+        let fits = self.packets.len() < MAX_QUEUED_PACKETS
+            && self.bytes + packet.len() <= MAX_QUEUED_BYTES;
+        if fits {
+            self.bytes += packet.len();
+            self.packets.push_back(Parked {
+                vnet,
+                packet: packet.to_vec(),
+                since: now,
+            });
+        }
+        fits
+    }
+
+    pub(super) fn front(&self) -> Option<&Parked> {
+        self.packets.front()
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Parked> {
+        let parked = self.packets.pop_front()?;
+        self.bytes -= parked.packet.len();
+        Some(parked)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.front().map(|parked| parked.since + MAX_WAIT)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+}
+
+impl Driver {
+    /// Brings the peers in line with the table.
+    pub(super) fn update_peers(&mut self) {
+        let me = self.table.me().clone();
+        let rows: Vec<_> = self
+            .table
+            .peers()
+            .map(|(id, row)| (id, row.clone()))
+            .collect();
+        for (id, row) in &rows {
+            let entry = self
+                .peers
+                .entry(*id)
+                .or_insert_with(|| PeerEntry::new(&me, &row.id));
+            entry.addresses.clone_from(&row.addresses);
+        }
+        let gone: Vec<PeerId> = self
+            .peers
+            .keys()
+            .filter(|id| !rows.iter().any(|(row, _)| row == *id))
+            .copied()
+            .collect();
+        for id in gone {
+            if let Some(entry) = self.peers.remove(&id) {
+                for slot in entry.session.into_iter().chain(entry.dialling) {
+                    self.close(slot, CloseCode::UnknownNode);
+                }
+            }
+        }
+        for (id, _) in rows {
+            self.offer_paths(id);
+        }
+    }
+
+    /// Sends a packet to a peer, or lets it wait for a session.
+    pub(super) fn forward(&mut self, peer: PeerId, vnet: &VnetHeader, packet: &[u8]) {
+        let Some(entry) = self.peers.get_mut(&peer) else {
+            self.counters.count(DropReason::PeerUnreachable);
+            return;
+        };
+        entry.last_traffic = Some(self.now);
+        let session = entry
+            .session
+            .and_then(|slot| Some((slot, self.sessions.of_mut(slot)?)));
+        if let Some((slot, session)) = session
+            && entry.queue.is_empty()
+            && super::drive::has_room(&mut session.connection, packet.len())
+        {
+            match super::drive::send_packet(session, vnet, packet) {
+                Ok(()) => entry.sent_bytes += packet.len() as u64,
+                Err(reason) => self.counters.count(reason),
+            }
+            self.touched.insert(slot);
+        } else if !entry.queue.push(*vnet, packet, self.now) {
+            self.counters.count(DropReason::PeerQueueFull);
+        }
+        self.want(peer);
+    }
+
+    /// Notes that somebody needs the peer; dials if nobody has yet.
+    pub(super) fn want(&mut self, peer: PeerId) {
+        let Some(entry) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let action = entry.machine.want(self.now);
+        if entry.session.is_none() {
+            self.ask_relays(peer);
+        }
+        self.act(peer, action);
+    }
+
+    pub(super) fn act(&mut self, peer: PeerId, action: Option<Action>) {
+        match action {
+            Some(Action::Dial) => self.dial(peer),
+            Some(Action::GiveUp) => self.give_up(peer),
+            Some(Action::CloseIdle) => {
+                if let Some(slot) = self.peers.get_mut(&peer).and_then(|e| e.session.take()) {
+                    self.close(slot, CloseCode::Idle);
+                }
+            }
+            None => {}
+        }
+        self.tell_plane(peer);
+    }
+
+    fn dial(&mut self, peer: PeerId) {
+        self.ask_relays(peer);
+        let paths = self.candidates(peer);
+        let Some(entry) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        if paths.is_empty() {
+            entry.dial_pending = true;
+            return;
+        }
+        entry.dial_pending = false;
+        let expected = Identity::Node(entry.node.clone());
+        let Some(slot) = self.sessions.next_slot() else {
+            return;
+        };
+        let config = match self.credentials.client_config(&expected, PEER_ALPN) {
+            Ok(crypto) => quic::peer_client_config(crypto),
+            Err(error) => {
+                tracing::error!(%error, peer = %entry.node, "cannot dial");
+                return;
+            }
+        };
+        let virtual_address = self.addresses.for_dial();
+        self.current_slot.set(slot);
+        let connected = self
+            .endpoint
+            .connect(self.now, config, virtual_address, SERVER_NAME);
+        self.current_slot.clear();
+        match connected {
+            Ok((handle, connection)) => {
+                entry.dialling = Some(slot);
+                let seed = self.next_seed();
+                let with = With::Peer(peer);
+                let mut session =
+                    Session::new(handle, connection, virtual_address, with, true, seed);
+                session.fanout = paths;
+                session.fanout.truncate(MAX_FANOUT);
+                self.sessions.insert(slot, session);
+                self.touched.insert(slot);
+            }
+            Err(error) => tracing::error!(%error, "cannot dial"),
+        }
+    }
+
+    fn give_up(&mut self, peer: PeerId) {
+        let Some(entry) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        entry.dial_pending = false;
+        let failure = if entry.dialling.is_some() {
+            "the handshake was not answered"
+        } else {
+            "no address is known and no relay has it registered"
+        };
+        entry.last_failure = Some(failure.to_owned());
+        tracing::info!(peer = %entry.node, why = failure, "peer unreachable");
+        if let Some(slot) = entry.dialling.take() {
+            self.close(slot, CloseCode::Unreachable);
+        }
+        self.tell_plane(peer);
+        self.drop_queue(peer);
+    }
+
+    /// Drops what waits for a peer that cannot be reached; the packet path, which knows that it is
+    /// down, tells those whose flows have had no answer.
+    fn drop_queue(&mut self, peer: PeerId) {
+        while self
+            .peers
+            .get_mut(&peer)
+            .and_then(|entry| entry.queue.pop())
+            .is_some()
+        {
+            self.counters.count(DropReason::PeerQueueExpired);
+        }
+    }
+
+    /// Every way that a handshake with the peer can be tried on.
+    fn candidates(&self, peer: PeerId) -> Vec<Path> {
+        let Some(entry) = self.peers.get(&peer) else {
+            return Vec::new();
+        };
+        let relayed = self.relays.iter().filter_map(|relay| relay.path_to(peer));
+        let direct = entry
+            .addresses
+            .iter()
+            .copied()
+            .filter(|address| self.may_dial(*address));
+        relayed.chain(direct.map(Path::Direct)).collect()
+    }
+
+    fn may_dial(&self, address: SocketAddr) -> bool {
+        is_dialable(address)
+            && self.io.socket.reaches(address)
+            && !self.table.pools().contains(address.ip())
+    }
+
+    /// Offers every known way to the peer's session, or to the dial that is under way.
+    pub(super) fn offer_paths(&mut self, peer: PeerId) {
+        let paths = self.candidates(peer);
+        let Some(entry) = self.peers.get(&peer) else {
+            return;
+        };
+        if let Some(slot) = entry.session {
+            if let Some(session) = self.sessions.of_mut(slot) {
+                for path in paths {
+                    session.paths.add(path, self.now);
+                }
+                self.touched.insert(slot);
+            }
+        } else if let Some(slot) = entry.dialling {
+            for path in paths {
+                let repeat = self
+                    .sessions
+                    .of_mut(slot)
+                    .map_or_else(Vec::new, |session| session.widen(path));
+                for datagram in repeat {
+                    let len = datagram.len();
+                    self.send_on(path, &datagram, len);
+                }
+            }
+        } else if entry.dial_pending {
+            self.dial(peer);
+        }
+    }
+
+    pub(super) fn handle_peer_lost(&mut self, slot: Slot, peer: PeerId, reason: &str) {
+        let Some(entry) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let was_ours = entry.session == Some(slot) || entry.dialling == Some(slot);
+        if entry.session == Some(slot) {
+            entry.session = None;
+            entry.since = None;
+            tracing::info!(peer = %entry.node, why = reason, "session lost");
+        }
+        if entry.dialling == Some(slot) {
+            entry.dialling = None;
+            tracing::debug!(peer = %entry.node, why = reason, "handshake failed");
+        }
+        if was_ours {
+            entry.last_failure = Some(reason.to_owned());
+            let has_session = entry.session.is_some();
+            let action = if has_session {
+                None
+            } else {
+                entry.machine.handle_session_lost(self.now)
+            };
+            self.act(peer, action);
+        }
+    }
+
+    /// Tells the packet path how a peer is reached, if that has changed.
+    pub(super) fn tell_plane(&mut self, peer: PeerId) {
+        let Some(entry) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let session = entry.session.and_then(|slot| self.sessions.of(slot));
+        let reachable = match entry.machine.reach() {
+            Reach::Unknown => Reachability::Unknown,
+            Reach::Connecting => Reachability::Connecting,
+            Reach::Up => Reachability::Up,
+            Reach::Down => Reachability::Down,
+        };
+        let state = PeerState {
+            reachable,
+            min_rtt: session.and_then(|session| session.paths.min_rtt(self.now)),
+            relayed: session.and_then(|s| s.path).is_some_and(Path::is_relayed),
+        };
+        if entry.told != Some(state) {
+            entry.told = Some(state);
+            self.plane.set_peer(peer, state, self.now);
+        }
+    }
+
+    pub(super) fn handle_peer_timeouts(&mut self) {
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(entry) = self.peers.get_mut(&peer) else {
+                continue;
+            };
+            if entry
+                .machine
+                .poll_timeout()
+                .is_some_and(|(at, _)| at <= self.now)
+            {
+                let action = entry.machine.handle_timeout(self.now);
+                self.act(peer, action);
+            }
+            let Some(entry) = self.peers.get(&peer) else {
+                continue;
+            };
+            if entry.queue.deadline().is_some_and(|at| at <= self.now) && entry.session.is_none() {
+                self.drop_queue(peer);
+            }
+        }
+    }
+
+    pub(super) fn peer_deadline(&self) -> Option<Instant> {
+        let machines = self
+            .peers
+            .values()
+            .filter_map(|entry| entry.machine.poll_timeout());
+        let waiting = self.peers.values().filter(|entry| entry.session.is_none());
+        let queues = waiting.filter_map(|entry| entry.queue.deadline());
+        machines.map(|(at, _)| at).chain(queues).min()
+    }
+
+    pub(super) fn name_of(&self, peer: PeerId) -> String {
+        self.peers
+            .get(&peer)
+            .map_or_else(String::new, |entry| entry.node.to_string())
+    }
+}
+
+impl PeerEntry {
+    fn new(me: &NodeId, node: &NodeId) -> Self {
+        Self {
+            node: node.clone(),
+            addresses: Vec::new(),
+            machine: Peer::new(me < node),
+            session: None,
+            dialling: None,
+            dial_pending: false,
+            queue: Queue::default(),
+            since: None,
+            last_traffic: None,
+            last_failure: None,
+            sent_bytes: 0,
+            received_bytes: 0,
+            told: None,
+        }
+    }
+}

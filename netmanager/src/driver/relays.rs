@@ -1,0 +1,436 @@
+//! The relays of the table: a session and a registration with each.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use netmanager_core::peer::paths::{Path, RelayIndex};
+use netmanager_core::peer::relay_link::{LinkEvent, RelayLink};
+use netmanager_core::seal::{Opener, SealKey, Sealer};
+use netmanager_core::table::PeerId;
+use quinn_proto::{Dir, ReadError, WriteError};
+use weald_proto::id::{Identity, RelayId};
+use weald_proto::relay::{ALPN, EXPORTER_DOWN, EXPORTER_LABEL, EXPORTER_UP};
+
+use super::Driver;
+use super::drive::CloseCode;
+use super::session::{Session, With};
+use crate::quic::{self, SERVER_NAME, Slot};
+use crate::tls;
+
+/// Relays that a node keeps a session with: being reachable must not cost more than that.
+const MAX_RELAYS: usize = 4;
+/// First pause after a relay was lost; doubled with every failure.
+const RETRY_MIN: Duration = Duration::from_millis(250);
+/// Longest pause between attempts to reach a relay.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How long a relay may take to answer and to register this node before the next attempt.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// What the driver keeps of one relay.
+#[derive(Debug)]
+pub(super) struct RelayEntry {
+    pub(super) index: RelayIndex,
+    pub(super) id: RelayId,
+    addresses: Vec<SocketAddr>,
+    /// Which of the addresses is tried or used.
+    turn: usize,
+    pub(super) session: Option<Slot>,
+    link: Option<RelayLink>,
+    keys: Option<LinkKeys>,
+    link_id: Option<u32>,
+    pub(super) observed: Option<SocketAddr>,
+    retry_at: Option<Instant>,
+    failures: u32,
+    pub(super) reason: Option<String>,
+}
+
+/// The keys of data frames, exported from the session with the relay.
+#[derive(Debug)]
+pub(super) struct LinkKeys {
+    pub(super) sealer: Sealer,
+    pub(super) opener: Opener,
+}
+
+impl RelayEntry {
+    /// The address that is tried or used.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.addresses
+            .get(self.turn % self.addresses.len().max(1))
+            .copied()
+    }
+
+    /// The keys of data frames with this link id.
+    pub(super) fn keys_of(&mut self, link: u32) -> Option<&mut LinkKeys> {
+        (self.link_id == Some(link))
+            .then_some(self.keys.as_mut())
+            .flatten()
+    }
+
+    /// What data frames to the relay are made with, once registered.
+    pub(super) fn sending(&mut self) -> Option<(u32, &mut LinkKeys)> {
+        Some((self.link_id?, self.keys.as_mut()?))
+    }
+
+    /// The path to a peer through this relay, if the relay has named one.
+    pub(super) fn path_to(&self, peer: PeerId) -> Option<Path> {
+        self.link_id?;
+        let id = self.link.as_ref()?.id_of(peer)?;
+        Some(Path::Relay {
+            relay: self.index,
+            peer: id,
+        })
+    }
+
+    /// Whether data frames can be sent.
+    pub(super) const fn is_registered(&self) -> bool {
+        self.link_id.is_some()
+    }
+
+    fn forget_session(&mut self) {
+        self.session = None;
+        self.link = None;
+        self.keys = None;
+        self.link_id = None;
+    }
+}
+
+impl Driver {
+    /// Brings the relays in line with the table.
+    pub(super) fn update_relays(&mut self) {
+        let rows: Vec<_> = self
+            .table
+            .relays()
+            .iter()
+            .take(MAX_RELAYS)
+            .cloned()
+            .collect();
+        let gone: Vec<RelayIndex> = self
+            .relays
+            .iter()
+            .filter(|entry| !rows.iter().any(|row| row.id == entry.id))
+            .map(|entry| entry.index)
+            .collect();
+        for index in gone {
+            self.drop_relay(index, "not in the table any more");
+            self.relays.retain(|entry| entry.index != index);
+        }
+        for row in rows {
+            if let Some(entry) = self.relays.iter_mut().find(|entry| entry.id == row.id) {
+                if entry.addresses != row.addresses {
+                    entry.addresses = row.addresses;
+                    entry.turn = 0;
+                }
+                continue;
+            }
+            let index = RelayIndex(self.next_relay);
+            self.next_relay += 1;
+            self.relays.push(RelayEntry {
+                index,
+                id: row.id,
+                addresses: row.addresses,
+                turn: 0,
+                session: None,
+                link: None,
+                keys: None,
+                link_id: None,
+                observed: None,
+                retry_at: Some(self.now),
+                failures: 0,
+                reason: None,
+            });
+        }
+    }
+
+    fn dial_relay(&mut self, index: RelayIndex) {
+        let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
+            return;
+        };
+        entry.retry_at = None;
+        let Some(address) = entry.address().filter(|at| self.io.socket.reaches(*at)) else {
+            entry.reason = Some("no address that this node's data socket reaches".into());
+            return;
+        };
+        if self.credentials.relay_token().is_none() {
+            entry.reason = Some("this node has no relay token; issue one".into());
+            return;
+        }
+        let expected = Identity::Relay(entry.id.clone());
+        let config = match self.credentials.client_config(&expected, ALPN) {
+            Ok(crypto) => quic::relay_client_config(crypto),
+            Err(error) => {
+                entry.reason = Some(error.to_string());
+                return;
+            }
+        };
+        let Some(slot) = self.sessions.next_slot() else {
+            return;
+        };
+        let virtual_address = self.addresses.for_dial();
+        self.current_slot.set(slot);
+        let connected = self
+            .endpoint
+            .connect(self.now, config, virtual_address, SERVER_NAME);
+        self.current_slot.clear();
+        match connected {
+            Ok((handle, connection)) => {
+                entry.session = Some(slot);
+                entry.retry_at = Some(self.now + ANSWER_TIMEOUT);
+                let with = With::Relay(index);
+                let mut session = Session::new(handle, connection, virtual_address, with, true, 0);
+                session.path = Some(Path::Direct(address));
+                self.sessions.insert(slot, session);
+                self.touched.insert(slot);
+            }
+            Err(error) => entry.reason = Some(error.to_string()),
+        }
+    }
+
+    /// The handshake with a relay is done: derive the keys, open the stream, show the token.
+    pub(super) fn start_relay_link(&mut self, slot: Slot, index: RelayIndex) {
+        let token = self.credentials.relay_token().unwrap_or_default().to_vec();
+        let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
+            self.close(slot, CloseCode::UnknownNode);
+            return;
+        };
+        let Some(session) = self.sessions.of_mut(slot) else {
+            return;
+        };
+        let key = |context: &[u8]| {
+            let mut key = [0; 16];
+            let label = std::str::from_utf8(EXPORTER_LABEL).unwrap_or_default();
+            let session = session.connection.crypto_session();
+            tls::export(session, label, context, &mut key)
+                .ok()
+                .map(|()| SealKey::new(key))
+        };
+        let (Some(up), Some(down)) = (key(EXPORTER_UP), key(EXPORTER_DOWN)) else {
+            self.close(slot, CloseCode::Protocol);
+            return;
+        };
+        entry.keys = Some(LinkKeys {
+            sealer: Sealer::new(up),
+            opener: Opener::new(down),
+        });
+        entry.link = Some(RelayLink::new(token));
+        session.stream = session.connection.streams().open(Dir::Bi);
+        self.drive_relay(index);
+    }
+
+    /// Moves bytes between the link's conversation and its stream, and acts on what was said.
+    fn drive_relay(&mut self, index: RelayIndex) {
+        loop {
+            let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
+                return;
+            };
+            let (Some(link), Some(slot)) = (entry.link.as_mut(), entry.session) else {
+                return;
+            };
+            if let Some(session) = self.sessions.of_mut(slot)
+                && let Some(stream) = session.stream
+            {
+                while let Some(message) = link.poll_send() {
+                    match session.connection.send_stream(stream).write(&message) {
+                        Ok(written) if written < message.len() => {
+                            link.unsend(message.get(written..).unwrap_or_default().to_vec());
+                            break;
+                        }
+                        Ok(_) => {}
+                        Err(WriteError::Blocked) => {
+                            link.unsend(message);
+                            break;
+                        }
+                        Err(error) => {
+                            tracing::debug!(%error, relay = %entry.id, "stream to the relay");
+                            break;
+                        }
+                    }
+                }
+                self.touched.insert(slot);
+            }
+            let Some(event) = link.poll_event() else {
+                return;
+            };
+            self.handle_link_event(index, event);
+        }
+    }
+
+    fn handle_link_event(&mut self, index: RelayIndex, event: LinkEvent) {
+        let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
+            return;
+        };
+        match event {
+            LinkEvent::Registered { link, observed } => {
+                tracing::info!(relay = %entry.id, %observed, "registered at the relay");
+                entry.link_id = Some(link);
+                entry.observed = Some(observed);
+                entry.failures = 0;
+                entry.retry_at = None;
+                entry.reason = None;
+                for peer in self.peers_in_need() {
+                    self.ask_relays(peer);
+                }
+            }
+            LinkEvent::Reachable { peer, .. } => self.offer_paths(peer),
+            LinkEvent::Gone { id } => {
+                self.withdraw_path(Path::Relay {
+                    relay: index,
+                    peer: id,
+                });
+            }
+            LinkEvent::Ended(reason) => {
+                tracing::warn!(relay = %entry.id, %reason, "the relay ended the session");
+                self.drop_relay(index, &reason);
+            }
+        }
+    }
+
+    /// Reads what a relay has said.
+    pub(super) fn read_relay_stream(&mut self, slot: Slot) {
+        let Some(session) = self.sessions.of_mut(slot) else {
+            return;
+        };
+        let (With::Relay(index), Some(stream)) = (session.with, session.stream) else {
+            return;
+        };
+        let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
+            return;
+        };
+        let Some(link) = entry.link.as_mut() else {
+            return;
+        };
+        let mut fault = None;
+        if let Ok(mut chunks) = session.connection.recv_stream(stream).read(true) {
+            loop {
+                match chunks.next(usize::MAX) {
+                    Ok(Some(chunk)) => {
+                        if let Err(error) = link.handle_stream(&chunk.bytes, self.now) {
+                            fault = Some(error.to_string());
+                            break;
+                        }
+                    }
+                    Ok(None) => {
+                        fault = Some("the relay closed the stream".to_owned());
+                        break;
+                    }
+                    Err(ReadError::Blocked) => break,
+                    Err(ReadError::Reset(code)) => {
+                        fault = Some(format!("the relay reset the stream ({code})"));
+                        break;
+                    }
+                }
+            }
+            let _ = chunks.finalize();
+        }
+        self.drive_relay(index);
+        if let Some(fault) = fault {
+            self.drop_relay(index, &fault);
+        }
+    }
+
+    pub(super) fn handle_relay_lost(&mut self, slot: Slot, index: RelayIndex, reason: &str) {
+        let entry = self.relays.iter().find(|entry| entry.index == index);
+        if entry.is_some_and(|entry| entry.session == Some(slot)) {
+            self.drop_relay(index, reason);
+        }
+    }
+
+    /// Ends the session with a relay, withdraws the paths through it, and plans the next attempt.
+    fn drop_relay(&mut self, index: RelayIndex, reason: &str) {
+        let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
+            return;
+        };
+        if entry.is_registered() {
+            tracing::info!(relay = %entry.id, why = reason, "relay lost");
+        }
+        let slot = entry.session;
+        entry.forget_session();
+        entry
+            .reason
+            .get_or_insert_with(String::new)
+            .clone_from(&reason.to_owned());
+        let pause = RETRY_MIN
+            .saturating_mul(1 << entry.failures.min(8))
+            .min(RETRY_MAX);
+        entry.retry_at = Some(self.now + pause);
+        entry.failures = entry.failures.saturating_add(1);
+        entry.turn = entry.turn.wrapping_add(1);
+        if let Some(slot) = slot {
+            self.close(slot, CloseCode::Shutdown);
+        }
+    }
+
+    /// Asks every relay how the peer is reached.
+    pub(super) fn ask_relays(&mut self, peer: PeerId) {
+        let Some(node) = self.peers.get(&peer).map(|entry| entry.node.clone()) else {
+            return;
+        };
+        let mut asked = Vec::new();
+        for entry in &mut self.relays {
+            if let Some(link) = entry.link.as_mut() {
+                link.want(peer, &node, self.now);
+                asked.push(entry.index);
+            }
+        }
+        for index in asked {
+            self.drive_relay(index);
+        }
+    }
+
+    /// Peers that are dialled or connected: a relay that has come up may be a way to them.
+    fn peers_in_need(&self) -> Vec<PeerId> {
+        let needs = self.peers.iter().filter(|(_, entry)| {
+            entry.session.is_some() || entry.dialling.is_some() || entry.dial_pending
+        });
+        needs.map(|(peer, _)| *peer).collect()
+    }
+
+    fn withdraw_path(&mut self, path: Path) {
+        for slot in self.sessions.slots() {
+            if let Some(session) = self.sessions.of_mut(slot)
+                && session.established.is_some()
+                && matches!(session.with, With::Peer(_))
+            {
+                session.paths.remove(path, self.now);
+                self.touched.insert(slot);
+            }
+        }
+    }
+
+    pub(super) fn handle_relay_timeouts(&mut self) {
+        for index in self
+            .relays
+            .iter()
+            .map(|entry| entry.index)
+            .collect::<Vec<_>>()
+        {
+            let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
+                continue;
+            };
+            if entry.retry_at.is_some_and(|at| at <= self.now) {
+                if entry.session.is_some() {
+                    self.drop_relay(index, "the relay did not answer");
+                } else {
+                    self.dial_relay(index);
+                }
+            } else if let Some(link) = entry.link.as_mut()
+                && link.poll_timeout().is_some_and(|at| at <= self.now)
+            {
+                link.handle_timeout(self.now);
+                self.drive_relay(index);
+            }
+        }
+    }
+
+    pub(super) fn relay_deadline(&self) -> Option<Instant> {
+        let links = self
+            .relays
+            .iter()
+            .filter_map(|entry| entry.link.as_ref()?.poll_timeout());
+        self.relays
+            .iter()
+            .filter_map(|entry| entry.retry_at)
+            .chain(links)
+            .min()
+    }
+}

@@ -1,0 +1,288 @@
+//! Sessions: QUIC connections and what belongs to each, in numbered slots.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use netmanager_core::chunk::{Chunker, Reassembler, ReassemblyLimits};
+use netmanager_core::peer::paths::{Path, Paths, RelayIndex};
+use netmanager_core::seal::{Opener, SealKey, Sealer};
+use netmanager_core::table::PeerId;
+use quinn_proto::{Connection, ConnectionHandle, StreamId};
+
+use crate::quic::Slot;
+use crate::tls;
+
+/// Paths that a handshake is tried on at once.
+pub(super) const MAX_FANOUT: usize = 8;
+/// Datagrams of the first flight, kept to be repeated on a path that turns up meanwhile.
+const MAX_FIRST_FLIGHT: usize = 4;
+
+/// Whom a session is with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum With {
+    /// Somebody who has not shown a certificate yet.
+    Stranger,
+    /// Another node.
+    Peer(PeerId),
+    /// A relay.
+    Relay(RelayIndex),
+}
+
+/// One QUIC connection and what belongs to it.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) handle: ConnectionHandle,
+    pub(super) connection: Connection,
+    /// What quinn-proto takes for the peer's address; never changes.
+    pub(super) virtual_address: SocketAddr,
+    pub(super) with: With,
+    pub(super) dialled: bool,
+    pub(super) established: Option<Instant>,
+    /// Where packets go; none while a dial waits for its first answer.
+    pub(super) path: Option<Path>,
+    /// Where a dial is tried, until something answers.
+    pub(super) fanout: Vec<Path>,
+    first_flight: VecDeque<Vec<u8>>,
+    pub(super) paths: Paths,
+    pub(super) probes: Option<ProbeKeys>,
+    pub(super) chunker: Chunker,
+    pub(super) reassembler: Reassembler,
+    /// The stream to a relay.
+    pub(super) stream: Option<StreamId>,
+    /// The destination id of the first Initial of an incoming session, while it is half open.
+    pub(super) initial_id: Option<Vec<u8>>,
+}
+
+impl Session {
+    pub(super) fn new(
+        handle: ConnectionHandle,
+        connection: Connection,
+        virtual_address: SocketAddr,
+        with: With,
+        dialled: bool,
+        seed: u64,
+    ) -> Self {
+        Self {
+            handle,
+            connection,
+            virtual_address,
+            with,
+            dialled,
+            established: None,
+            path: None,
+            fanout: Vec::new(),
+            first_flight: VecDeque::new(),
+            paths: Paths::new(seed),
+            probes: None,
+            chunker: Chunker::default(),
+            reassembler: Reassembler::new(ReassemblyLimits::default()),
+            stream: None,
+            initial_id: None,
+        }
+    }
+
+    /// Notes that a packet of the session came over `from`: a dial needs to look no further.
+    pub(super) fn note_answer(&mut self, from: Path) {
+        if self.path.is_none() {
+            self.path = Some(from);
+            self.fanout.clear();
+            self.first_flight.clear();
+        }
+    }
+
+    /// Keeps a datagram of a dial that nothing has answered.
+    pub(super) fn keep_first_flight(&mut self, datagrams: &[u8], segment_size: usize) {
+        for datagram in datagrams.chunks(segment_size) {
+            if self.first_flight.len() == MAX_FIRST_FLIGHT {
+                self.first_flight.pop_front();
+            }
+            self.first_flight.push_back(datagram.to_vec());
+        }
+    }
+
+    /// Tries a dial on one more path; returns what to send there at once.
+    pub(super) fn widen(&mut self, path: Path) -> Vec<Vec<u8>> {
+        let waits = self.dialled && self.path.is_none() && self.established.is_none();
+        if !waits || self.fanout.len() == MAX_FANOUT || self.fanout.contains(&path) {
+            return Vec::new();
+        }
+        self.fanout.push(path);
+        self.first_flight.iter().cloned().collect()
+    }
+}
+
+/// The keys of probes beside a session, exported from it.
+#[derive(Debug)]
+pub(super) struct ProbeKeys {
+    pub(super) sealer: Sealer,
+    pub(super) opener: Opener,
+    /// The id that the peer knows the session by.
+    pub(super) their_id: u64,
+    /// The id that this node knows the session by.
+    pub(super) our_id: u64,
+}
+
+/// The label of the keys of probes (RFC 8446, section 7.5).
+const PROBE_LABEL: &str = "weald probe";
+
+impl ProbeKeys {
+    /// Derives the keys; `is_client` is whether this end dialled.
+    pub(super) fn derive(connection: &Connection, is_client: bool) -> anyhow::Result<Self> {
+        let export = |context: &[u8]| -> anyhow::Result<[u8; 16]> {
+            let mut out = [0; 16];
+            tls::export(connection.crypto_session(), PROBE_LABEL, context, &mut out)
+                .map_err(|_| anyhow::anyhow!("the session exports no keys"))?;
+            Ok(out)
+        };
+        let id = |context: &[u8]| -> anyhow::Result<u64> {
+            let bytes = export(context)?;
+            Ok(bytes
+                .first_chunk()
+                .map_or(0, |head| u64::from_be_bytes(*head)))
+        };
+        let (mine, theirs) = if is_client {
+            ("client", "server")
+        } else {
+            ("server", "client")
+        };
+        Ok(Self {
+            sealer: Sealer::new(SealKey::new(export(format!("key of {mine}").as_bytes())?)),
+            opener: Opener::new(SealKey::new(export(format!("key of {theirs}").as_bytes())?)),
+            their_id: id(format!("id at {theirs}").as_bytes())?,
+            our_id: id(format!("id at {mine}").as_bytes())?,
+        })
+    }
+}
+
+/// All sessions, by slot, by quinn-proto's handle and by what stands in packets.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    slots: Vec<Option<Session>>,
+    free: Vec<Slot>,
+    by_handle: HashMap<ConnectionHandle, Slot>,
+    by_probe_id: BTreeMap<u64, Slot>,
+    by_initial_id: BTreeMap<Vec<u8>, Slot>,
+}
+
+impl Sessions {
+    /// The slot that the next session goes to; none when all are taken.
+    pub(super) fn next_slot(&mut self) -> Option<Slot> {
+        if let Some(slot) = self.free.last() {
+            return Some(*slot);
+        }
+        if self.slots.len() == Slot::MAX {
+            return None;
+        }
+        let slot = Slot(u16::try_from(self.slots.len()).ok()?);
+        self.slots.push(None);
+        self.free.push(slot);
+        Some(slot)
+    }
+
+    /// Puts a session into the slot that [`Self::next_slot`] has named.
+    pub(super) fn insert(&mut self, slot: Slot, session: Session) {
+        self.free.retain(|free| *free != slot);
+        self.by_handle.insert(session.handle, slot);
+        if let Some(id) = &session.initial_id {
+            self.by_initial_id.insert(id.clone(), slot);
+        }
+        if let Some(place) = self.slots.get_mut(usize::from(slot.0)) {
+            *place = Some(session);
+        }
+    }
+
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<Session> {
+        let session = self.slots.get_mut(usize::from(slot.0))?.take()?;
+        self.free.push(slot);
+        self.by_handle.remove(&session.handle);
+        if let Some(keys) = &session.probes {
+            self.by_probe_id.remove(&keys.our_id);
+        }
+        if let Some(id) = &session.initial_id {
+            self.by_initial_id.remove(id);
+        }
+        Some(session)
+    }
+
+    pub(super) fn of(&self, slot: Slot) -> Option<&Session> {
+        self.slots.get(usize::from(slot.0))?.as_ref()
+    }
+
+    pub(super) fn of_mut(&mut self, slot: Slot) -> Option<&mut Session> {
+        self.slots.get_mut(usize::from(slot.0))?.as_mut()
+    }
+
+    pub(super) fn of_handle(&self, handle: ConnectionHandle) -> Option<Slot> {
+        self.by_handle.get(&handle).copied()
+    }
+
+    pub(super) fn of_probe(&self, our_id: u64) -> Option<Slot> {
+        self.by_probe_id.get(&our_id).copied()
+    }
+
+    pub(super) fn of_initial(&self, id: &[u8]) -> Option<Slot> {
+        self.by_initial_id.get(id).copied()
+    }
+
+    /// The session whose packets go over `path`, if any: a stateless reset may be for it.
+    pub(super) fn on_path(&self, path: Path) -> Option<&Session> {
+        self.slots
+            .iter()
+            .flatten()
+            .find(|session| session.path == Some(path))
+    }
+
+    /// Notes that a handshake is complete: probes are recognised, Initials are no more.
+    pub(super) fn establish(&mut self, slot: Slot, keys: ProbeKeys, now: Instant) {
+        self.by_probe_id.insert(keys.our_id, slot);
+        let Some(session) = self
+            .slots
+            .get_mut(usize::from(slot.0))
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        session.probes = Some(keys);
+        session.established = Some(now);
+        if let Some(id) = session.initial_id.take() {
+            self.by_initial_id.remove(&id);
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Session)> {
+        self.slots.iter().enumerate().filter_map(|(slot, session)| {
+            Some((Slot(u16::try_from(slot).ok()?), session.as_ref()?))
+        })
+    }
+
+    pub(super) fn slots(&self) -> Vec<Slot> {
+        self.iter().map(|(slot, _)| slot).collect()
+    }
+
+    /// When something is due in a session.
+    pub(super) fn deadline(&mut self) -> Option<Instant> {
+        let sessions = self.slots.iter_mut().flatten();
+        sessions
+            .filter_map(|session| {
+                let paths = session
+                    .established
+                    .and_then(|_| session.paths.poll_timeout());
+                let chunks = session.reassembler.poll_timeout();
+                [session.connection.poll_timeout(), paths, chunks]
+                    .into_iter()
+                    .flatten()
+                    .min()
+            })
+            .min()
+    }
+
+    /// Incoming handshakes that are not complete.
+    pub(super) fn half_open(&self) -> usize {
+        self.slots
+            .iter()
+            .flatten()
+            .filter(|session| !session.dialled && session.established.is_none())
+            .count()
+    }
+}
