@@ -48,12 +48,15 @@ mod tap;
 
 pub mod emulator;
 
+pub mod fleet;
+
 pub mod process;
 pub mod require;
 pub mod wait;
 
 pub use description::{Attachment, Description, Emulation, Link, Machine, Routing, Segment};
 pub use emulator::{Counters, Direction, EmulatedLink, Impairment, Loss, Queue};
+pub use fleet::Fleet;
 pub use lab::{BRIDGE, Lab, leftovers};
 pub use namespace::Namespace;
 pub use nat::Nat;

@@ -1,0 +1,419 @@
+//! A fleet of real netmanagers and relays in a [`Lab`]: certificates, configurations, daemons.
+//!
+//! It drives the `netmanager` program the way an operator would, by its command line and files
+//! only, so that what works here works for them. The demo and the overlay's tests stand on it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::lab::Lab;
+use crate::node::Node;
+use crate::process::Process;
+
+/// The UDP port of every netmanager in a fleet.
+pub const DATA_PORT: u16 = 10_260;
+/// The UDP port of every relay in a fleet.
+pub const RELAY_PORT: u16 = 10_250;
+/// How long a daemon may take to be ready.
+const READY_TIME: Duration = Duration::from_secs(20);
+/// How long a command may take.
+const COMMAND_TIME: Duration = Duration::from_secs(20);
+
+/// The netmanagers and relays of a lab.
+#[derive(Debug)]
+pub struct Fleet<'lab> {
+    lab: &'lab Lab,
+    binary: PathBuf,
+    daemons: BTreeMap<String, Process>,
+    relays: BTreeMap<String, Process>,
+    members: BTreeMap<String, Member>,
+}
+
+#[derive(Debug, Clone)]
+struct Member {
+    overlay: String,
+    config: PathBuf,
+    socket: PathBuf,
+}
+
+impl<'lab> Fleet<'lab> {
+    /// An empty fleet; makes the root of its certificates.
+    ///
+    /// # Errors
+    /// The program is not built, or refuses.
+    pub fn new(lab: &'lab Lab) -> Result<Self> {
+        let binary = netmanager_binary()?;
+        fs::create_dir_all(lab.dir())?;
+        let fleet = Self {
+            lab,
+            binary,
+            daemons: BTreeMap::new(),
+            relays: BTreeMap::new(),
+            members: BTreeMap::new(),
+        };
+        let authority = fleet.authority();
+        fleet.program(&["pki", "init", path(&authority)?, "--root", "lab"])?;
+        Ok(fleet)
+    }
+
+    /// The folder with the root and the clusters' intermediates.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.lab.dir().join("authority")
+    }
+
+    /// Writes the table that nodes share, for nodes to be added later or to reload.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_table(&self, text: &str) -> Result<()> {
+        // Renamed into place, as editors do, so that nobody reads half of it.
+        let (target, draft) = (self.table(), self.lab.dir().join("table.draft"));
+        fs::write(&draft, text)
+            .and_then(|()| fs::rename(&draft, &target))
+            .context("write the table")
+    }
+
+    /// Where the table is.
+    #[must_use]
+    pub fn table(&self) -> PathBuf {
+        self.lab.dir().join("table.toml")
+    }
+
+    /// Issues a node's certificate and writes its configuration; `machine` is the lab's name of
+    /// the host, `id` is `cluster/name`, `extra` is appended to the configuration.
+    ///
+    /// # Errors
+    /// The program refuses, or a file cannot be written.
+    pub fn add_node(
+        &mut self,
+        machine: &str,
+        id: &str,
+        organisation: &str,
+        extra: &str,
+    ) -> Result<()> {
+        let host = self.lab.node(machine);
+        let pki = host.dir()?.join("pki");
+        let authority = self.authority();
+        self.program(&[
+            "pki",
+            "issue",
+            path(&authority)?,
+            "--node",
+            id,
+            "--organisation",
+            organisation,
+            "--out",
+            path(&pki)?,
+        ])?;
+        let overlay = self.overlay_name(machine);
+        self.lab.own_namespaces(&overlay);
+        let socket = host.dir()?.join("api.sock");
+        let config = host.write_file(
+            "net.toml",
+            format!(
+                "table = {table:?}\nstate_dir = {state:?}\nsocket = {socket:?}\n\
+                 listen = \"0.0.0.0:{DATA_PORT}\"\n{extra}\n\
+                 [pki]\ndir = {pki:?}\n\n[overlay]\nname = {overlay:?}\n",
+                table = self.table(),
+                state = host.dir()?.join("state"),
+            ),
+        )?;
+        self.members.insert(
+            machine.to_owned(),
+            Member {
+                overlay,
+                config,
+                socket,
+            },
+        );
+        Ok(())
+    }
+
+    /// Issues a relay's certificate and starts it; returns when it is ready.
+    ///
+    /// # Errors
+    /// The program refuses or does not get ready.
+    pub fn start_relay(&mut self, machine: &str, id: &str, extra: &str) -> Result<()> {
+        let host = self.lab.node(machine);
+        let pki = host.dir()?.join("pki");
+        if !pki.exists() {
+            let authority = self.authority();
+            let arguments = [
+                "pki",
+                "issue",
+                path(&authority)?,
+                "--relay",
+                id,
+                "--out",
+                path(&pki)?,
+            ];
+            self.program(&arguments)?;
+        }
+        let config = host.write_file(
+            "relay.toml",
+            format!("listen = \"0.0.0.0:{RELAY_PORT}\"\n{extra}\n[pki]\ndir = {pki:?}\n"),
+        )?;
+        let mut command = Command::new(&self.binary);
+        command.args(["relay", "--config"]).arg(config);
+        let mut process = host.spawn(command)?;
+        process.wait_for_line("ready", READY_TIME)?;
+        self.relays.insert(machine.to_owned(), process);
+        Ok(())
+    }
+
+    /// The running relay on a machine.
+    ///
+    /// # Panics
+    /// Panics if none was started there.
+    #[track_caller]
+    pub fn relay(&mut self, machine: &str) -> &mut Process {
+        match self.relays.get_mut(machine) {
+            Some(process) => process,
+            None => panic!("no relay on {machine:?}"),
+        }
+    }
+
+    /// Starts a node's daemon and returns when it is ready.
+    ///
+    /// # Errors
+    /// It ends, or does not get ready in time; the error shows its output.
+    pub fn start(&mut self, machine: &str) -> Result<()> {
+        let mut command = Command::new(&self.binary);
+        command
+            .arg("--config")
+            .arg(&self.member(machine)?.config)
+            .arg("up");
+        command.env("NETMANAGER_LOG", "debug");
+        let mut process = self.lab.node(machine).spawn(command)?;
+        process.wait_for_line("ready", READY_TIME)?;
+        self.daemons.insert(machine.to_owned(), process);
+        Ok(())
+    }
+
+    /// The running daemon of a node.
+    ///
+    /// # Panics
+    /// Panics if it was not started.
+    #[track_caller]
+    pub fn daemon(&mut self, machine: &str) -> &mut Process {
+        match self.daemons.get_mut(machine) {
+            Some(process) => process,
+            None => panic!("no daemon on {machine:?}"),
+        }
+    }
+
+    /// Kills a node's daemon (SIGKILL), as a crash would.
+    ///
+    /// # Errors
+    /// The kernel does not let it die.
+    pub fn crash(&mut self, machine: &str) -> Result<()> {
+        if let Some(mut process) = self.daemons.remove(machine) {
+            process.kill()?;
+        }
+        Ok(())
+    }
+
+    /// Asks a node's daemon to stop (SIGTERM); its overlay stays.
+    ///
+    /// # Errors
+    /// It does not stop in time, or with another status than 0.
+    pub fn stop(&mut self, machine: &str) -> Result<()> {
+        if let Some(mut process) = self.daemons.remove(machine) {
+            let status = process.terminate(COMMAND_TIME)?;
+            ensure!(
+                status.success(),
+                "netmanager on {machine}: {status}\n{}",
+                process.shown()
+            );
+        }
+        Ok(())
+    }
+
+    /// Stops a node's daemon and removes its overlay.
+    ///
+    /// # Errors
+    /// The program refuses.
+    pub fn down(&mut self, machine: &str) -> Result<()> {
+        self.stop(machine)?;
+        self.tool(machine, &["down"]).map(drop)
+    }
+
+    /// Runs a tool of the netmanager on a machine and returns what it prints.
+    ///
+    /// # Errors
+    /// It fails; the error shows its output.
+    pub fn tool(&self, machine: &str, arguments: &[&str]) -> Result<String> {
+        self.lab
+            .node(machine)
+            .run_ok(self.tool_command(machine, arguments)?, COMMAND_TIME)
+    }
+
+    /// Runs a tool with `--json` and returns the values that it prints, one a line.
+    ///
+    /// # Errors
+    /// It fails, or prints no JSON.
+    pub fn tool_json(&self, machine: &str, arguments: &[&str]) -> Result<Vec<Value>> {
+        let arguments: Vec<&str> = ["--json"].iter().chain(arguments).copied().collect();
+        let printed = self.tool(machine, &arguments)?;
+        let values = printed.lines().map(|line| {
+            serde_json::from_str(line)
+                .with_context(|| format!("no JSON from {arguments:?}: {line}"))
+        });
+        values.collect()
+    }
+
+    /// The command line of a tool.
+    ///
+    /// # Errors
+    /// The machine is not of the fleet.
+    pub fn tool_command(&self, machine: &str, arguments: &[&str]) -> Result<Command> {
+        let member = self.member(machine)?;
+        let mut command = Command::new(&self.binary);
+        command.arg("--config").arg(&member.config).args(arguments);
+        Ok(command)
+    }
+
+    /// A command that runs `program` inside an instance, as `netmanager run` does.
+    ///
+    /// # Errors
+    /// The machine is not of the fleet.
+    pub fn in_instance(&self, machine: &str, instance: &str, program: &[&str]) -> Result<Command> {
+        let arguments = ["run", "--instance", instance, "--"];
+        let arguments: Vec<&str> = arguments.iter().chain(program).copied().collect();
+        self.tool_command(machine, &arguments)
+    }
+
+    /// Runs a program inside an instance to its end and returns its standard output.
+    ///
+    /// # Errors
+    /// It fails; the error shows its output.
+    pub fn run_in(
+        &self,
+        machine: &str,
+        instance: &str,
+        program: &[&str],
+        timeout: Duration,
+    ) -> Result<String> {
+        self.lab
+            .node(machine)
+            .run_ok(self.in_instance(machine, instance, program)?, timeout)
+    }
+
+    /// Starts a program inside an instance; it ends when the returned value is dropped.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn spawn_in(&self, machine: &str, instance: &str, program: &[&str]) -> Result<Process> {
+        self.lab
+            .node(machine)
+            .spawn(self.in_instance(machine, instance, program)?)
+    }
+
+    /// The name of a machine's overlay namespace.
+    #[must_use]
+    pub fn overlay_name(&self, machine: &str) -> String {
+        // At most eight characters, unique over all labs of the host: interface names start so.
+        let unique = format!("{}/{machine}", self.lab.name());
+        let hash = unique
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        format!("w{:07x}", hash & 0xfff_ffff)
+    }
+
+    /// Where a node's local API is.
+    ///
+    /// # Errors
+    /// The machine is not of the fleet.
+    pub fn socket(&self, machine: &str) -> Result<&Path> {
+        Ok(&self.member(machine)?.socket)
+    }
+
+    /// The host of a member.
+    #[must_use]
+    pub fn host(&self, machine: &str) -> &Node {
+        self.lab.node(machine)
+    }
+
+    /// The program under test.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Runs the program outside the lab, as for certificates.
+    ///
+    /// # Errors
+    /// It fails; the error shows what it wrote.
+    pub fn program(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(&self.binary).args(arguments).output()?;
+        ensure!(
+            output.status.success(),
+            "netmanager {}: {}\n{}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn member(&self, machine: &str) -> Result<&Member> {
+        match self.members.get(machine) {
+            Some(member) => Ok(member),
+            None => bail!(
+                "{machine:?} is not of the fleet, only {:?}",
+                self.members.keys()
+            ),
+        }
+    }
+}
+
+impl Drop for Fleet<'_> {
+    /// Removes every overlay, also after a failure; the lab removes the rest.
+    fn drop(&mut self) {
+        self.daemons.clear();
+        self.relays.clear();
+        for (machine, member) in &self.members {
+            let mut command = Command::new(&self.binary);
+            command.arg("--config").arg(&member.config).arg("down");
+            if let Err(error) = self.lab.node(machine).run(command, COMMAND_TIME) {
+                eprintln!(
+                    "cannot remove overlay {} of {machine}: {error:#}",
+                    member.overlay
+                );
+            }
+        }
+    }
+}
+
+/// The program next to the running test or demo, or what `WEALD_NETMANAGER` names.
+fn netmanager_binary() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("WEALD_NETMANAGER") {
+        return Ok(named.into());
+    }
+    let own = std::env::current_exe()?;
+    let beside = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("netmanager"));
+    beside.clone().find(|path| path.is_file()).with_context(|| {
+        let places: Vec<String> = beside.map(|path| path.display().to_string()).collect();
+        format!(
+            "no netmanager at {}: build it first (cargo build -p netmanager)",
+            places.join(", ")
+        )
+    })
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
+}
