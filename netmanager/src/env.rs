@@ -13,6 +13,7 @@
 //! Where DNS is answered: 169.254.1.1 and fdfe:ffff::53, port 53, for instances and for the
 //! host's programs alike. Called by the daemon, and by `down` and `run`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -226,6 +227,20 @@ impl Overlay {
         };
         self.inside(bind)
             .with_context(|| format!("cannot bind {address} inside overlay {}", self.config.name))
+    }
+
+    /// How many packets each counter of the overlay's nft tables has seen: in the overlay
+    /// `spoofed` and `refused`, on the host `host refused`.
+    ///
+    /// # Errors
+    /// Says so when nft cannot be run.
+    pub fn drop_counters(&self) -> io::Result<BTreeMap<String, u64>> {
+        let list = || kernel::list_counters(self.config.name.as_str());
+        let mut counters = self.inside(list)?;
+        for (name, count) in namespace::inside(self.host.as_fd(), list)? {
+            counters.insert(format!("host {name}"), count);
+        }
+        Ok(counters)
     }
 
     /// Runs `work` inside the overlay namespace, on a thread of its own.

@@ -17,5 +17,11 @@ mod host;
 mod failure;
 #[path = "env/life.rs"]
 mod life;
+#[path = "env/outside.rs"]
+mod outside;
+#[path = "env/run.rs"]
+mod run;
+#[path = "env/spoof.rs"]
+mod spoof;
 #[path = "env/traffic.rs"]
 mod traffic;

@@ -8,6 +8,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv6Network};
+use weald_proto::id::Label;
 
 use super::config::{
     EnvConfig, INNER_MTU, InstanceEnv, RESOLVER_V4, RESOLVER_V6, host_device, instance_device,
@@ -109,6 +110,13 @@ pub(super) fn items(config: &EnvConfig) -> Vec<Item> {
         items.extend(instance_items(config, instance, &overlay));
     }
     items
+}
+
+/// Whether a route on the host is the overlay's, going by its metric, which nobody else uses.
+pub(super) fn is_host_route(overlay: &Label, route: &Route) -> bool {
+    let number = u32::from(overlay_number(overlay));
+    let metrics = [POOL_METRIC + number, UNREACHABLE_METRIC + number];
+    route.place == Place::Host && metrics.contains(&route.metric)
 }
 
 /// The routes that lead the pools to the TUN; they go when it goes.

@@ -128,14 +128,13 @@ impl Kernel {
     fn take(&mut self, step: &Step) -> io::Result<()> {
         match step {
             Step::Make(item) => self.make(item),
-            Step::Remove(item) => self.remove(item).or_else(|error| {
-                // What is gone already is removed.
-                let gone = [libc::ENOENT, libc::ENODEV, libc::ESRCH, libc::EADDRNOTAVAIL];
-                let is_gone = error
-                    .raw_os_error()
-                    .is_some_and(|code| gone.contains(&code));
-                if is_gone { Ok(()) } else { Err(error) }
-            }),
+            // What is gone already is removed.
+            Step::Remove(item) => unless_gone(self.remove(item)),
+            // A device may have gone since, with its settings.
+            Step::Change {
+                to: to @ Item::Sysctl { .. },
+                ..
+            } => unless_gone(self.make(to)),
             Step::Change { to, .. } => self.change(to),
         }
     }
@@ -235,6 +234,27 @@ pub(super) fn list_table(table: &str) -> io::Result<Option<String>> {
     }
 }
 
+/// The counters of an nft table in the namespace of the calling thread.
+pub(super) fn list_counters(table: &str) -> io::Result<BTreeMap<String, u64>> {
+    let output = Command::new("nft")
+        .args(["-j", "list", "counters", "table", "inet", table])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(nft_missing)?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr);
+        return Err(io::Error::other(message.trim().to_owned()));
+    }
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let objects = listed["nftables"].as_array().into_iter().flatten();
+    let counters = objects.filter_map(|object| {
+        let counter = object.get("counter")?;
+        let name = counter["name"].as_str()?.to_owned();
+        Some((name, counter["packets"].as_u64()?))
+    });
+    Ok(counters.collect())
+}
+
 /// Whether a port can be bound in the namespace of the calling thread, on every address.
 pub(super) fn is_port_free(port: u16, transport: Transport) -> io::Result<bool> {
     for address in [SocketAddr::from(([0; 4], port)), ([0_u16; 8], port).into()] {
@@ -288,6 +308,15 @@ fn write_file(path: &Path, contents: &str) -> io::Result<()> {
         fs::create_dir_all(dir)?;
     }
     fs::write(path, contents)
+}
+
+/// Forgives that something was not there.
+fn unless_gone(result: io::Result<()>) -> io::Result<()> {
+    let gone = [libc::ENOENT, libc::ENODEV, libc::ESRCH, libc::EADDRNOTAVAIL];
+    match result.as_ref().map_err(io::Error::raw_os_error) {
+        Err(Some(code)) if gone.contains(&code) => Ok(()),
+        _ => result,
+    }
 }
 
 fn missing() -> io::Error {

@@ -23,7 +23,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMe
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -144,7 +144,10 @@ impl Netlink {
 
     /// Removes a route.
     pub(super) fn delete_route(&mut self, route: &Route) -> io::Result<()> {
-        let message = self.route_message(route)?;
+        let mut message = self.route_message(route)?;
+        // Whoever made it.
+        message.header.protocol = RouteProtocol::Unspec;
+        message.header.scope = RouteScope::NoWhere;
         self.change(RouteNetlinkMessage::DelRoute(message))
     }
 

@@ -185,7 +185,9 @@ fn look_at(
     }
     all.retain(|item| {
         let is_candidate = candidates.iter().any(|other| other.is_same_thing(item));
-        is_candidate || (is_ours && !is_of_kernel_or_tun(item))
+        let is_host_route =
+            matches!(item, Item::Route(route) if desired::is_host_route(overlay, route));
+        is_candidate || is_host_route || (is_ours && !is_of_kernel_or_tun(item))
     });
     all.extend(settings_and_tables(kernel, place, candidates)?);
     Ok(all)

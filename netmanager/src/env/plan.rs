@@ -186,7 +186,10 @@ fn believe_routers(accept_ra: &BTreeMap<String, String>) -> impl Iterator<Item =
         key: format!("net/ipv6/conf/{device}/accept_ra"),
         value: value.to_owned(),
     };
-    let believing = accept_ra.iter().filter(|(_, value)| *value == "1");
+    // `all` is read by nobody.
+    let believing = accept_ra
+        .iter()
+        .filter(|(device, value)| *value == "1" && *device != "all");
     believing.map(move |(device, value)| Step::Change {
         from: setting(device, value),
         to: setting(device, "2"),

@@ -26,13 +26,13 @@ pub(super) fn overlay_table(config: &EnvConfig, table: &str) -> String {
         let but = own.map_or_else(String::new, |own| format!(" {family} saddr != {own}"));
         let _ = writeln!(
             host_sources,
-            "  iifname \"{UPLINK_DEVICE}\" {family} saddr {pool}{but} counter name spoofed drop"
+            "  iifname \"{UPLINK_DEVICE}\" {family} saddr {pool}{but} counter name {SPOOFED} drop"
         );
     }
     format!(
         "table inet {table} {{
- counter spoofed {{ }}
- counter refused {{ }}
+ counter {SPOOFED} {{ }}
+ counter {REFUSED} {{ }}
  set source4 {{ type ifname . ipv4_addr; {source4} }}
  set source6 {{ type ifname . ipv6_addr; {source6} }}
  chain source {{
@@ -40,9 +40,10 @@ pub(super) fn overlay_table(config: &EnvConfig, table: &str) -> String {
   iifname {{ \"lo\", \"{TUN_DEVICE}\" }} accept
 {host_sources}  iifname \"{UPLINK_DEVICE}\" accept
   ip6 saddr {{ ::, fe80::/10 }} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+  ip6 saddr {{ ::, fe80::/10 }} drop
   iifname . ip saddr @source4 accept
   iifname . ip6 saddr @source6 accept
-  counter name spoofed drop
+  counter name {SPOOFED} drop
  }}
  chain untracked_in {{
   type filter hook prerouting priority -300; policy accept;
@@ -50,16 +51,17 @@ pub(super) fn overlay_table(config: &EnvConfig, table: &str) -> String {
  }}
  chain untracked_out {{
   type filter hook output priority -300; policy accept;
+  oifname \"{TUN_DEVICE}\" ip6 daddr ff00::/8 drop
   notrack
  }}
  chain input {{
   type filter hook input priority 0; policy drop;
   iifname \"lo\" accept
-  iifname \"{TUN_DEVICE}\" counter name refused drop
+  iifname \"{TUN_DEVICE}\" counter name {REFUSED} drop
   ip daddr {RESOLVER_V4} meta l4proto {{ tcp, udp }} th dport {RESOLVER_PORT} accept
   ip6 daddr {RESOLVER_V6} meta l4proto {{ tcp, udp }} th dport {RESOLVER_PORT} accept
   meta l4proto {{ icmp, ipv6-icmp }} accept
-  counter name refused drop
+  counter name {REFUSED} drop
  }}
 }}
 ",
@@ -67,6 +69,12 @@ pub(super) fn overlay_table(config: &EnvConfig, table: &str) -> String {
         source6 = source_elements(config, true),
     )
 }
+
+/// The name of the counter of packets from an address that is not their sender's.
+const SPOOFED: &str = "spoofed";
+
+/// The name of the counter of packets that may not go where they want to.
+const REFUSED: &str = "refused";
 
 fn source_elements(config: &EnvConfig, v6: bool) -> String {
     let elements: Vec<String> = config
@@ -122,8 +130,8 @@ pub(super) fn host_table(config: &EnvConfig, table: &str) -> String {
 "
             ),
             format!(
-                "  iifname \"{device}\" ip daddr {pool4} counter name refused drop
-  iifname \"{device}\" ip6 daddr {pool6} counter name refused drop
+                "  iifname \"{device}\" ip daddr {pool4} counter name {REFUSED} drop
+  iifname \"{device}\" ip6 daddr {pool6} counter name {REFUSED} drop
   iifname \"{device}\" accept
 "
             ),
@@ -131,15 +139,15 @@ pub(super) fn host_table(config: &EnvConfig, table: &str) -> String {
     } else {
         (
             String::new(),
-            format!("  iifname \"{device}\" counter name refused drop\n"),
+            format!("  iifname \"{device}\" counter name {REFUSED} drop\n"),
         )
     };
     format!(
         "table inet {table} {{
- counter refused {{ }}
+ counter {REFUSED} {{ }}
  chain martian {{
   type filter hook prerouting priority -300; policy accept;
-  iifname \"{device}\" ip daddr 127.0.0.0/8 counter name refused drop
+  iifname \"{device}\" ip daddr 127.0.0.0/8 counter name {REFUSED} drop
  }}
  chain ports_in {{
   type nat hook prerouting priority -100; policy accept;
@@ -155,7 +163,7 @@ pub(super) fn host_table(config: &EnvConfig, table: &str) -> String {
   type filter hook forward priority 0; policy accept;
   oifname \"{device}\" ct state established,related accept
   oifname \"{device}\" ct status dnat accept
-  oifname \"{device}\" counter name refused drop
+  oifname \"{device}\" counter name {REFUSED} drop
   iifname \"{device}\" ct state established,related accept
 {egress_forward} }}
 }}

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use weald_proto::table::Transport;
 use super::config::{EnvConfig, STATE_ROOT, host_device, state_dir};
 use super::desired;
 use super::item::{Item, Place};
+use super::namespace;
 use super::plan::{Plan, Step};
 
 /// The name of the state file in an overlay's directory.
@@ -46,37 +48,34 @@ pub(super) struct State {
 }
 
 /// A network namespace, as the kernel knows it.
+///
+/// The inode of a namespace that is gone is used again, its cookie is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct HostId {
-    device: u64,
     inode: u64,
+    cookie: u64,
 }
 
 impl HostId {
     /// The identity of an open namespace.
     pub(super) fn of(namespace: &File) -> io::Result<Self> {
-        Self::of_metadata(&namespace.metadata()?)
-    }
-
-    fn of_metadata(metadata: &fs::Metadata) -> io::Result<Self> {
         Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
+            inode: namespace.metadata()?.ino(),
+            cookie: namespace::inside(namespace.as_fd(), namespace::cookie)?,
         })
     }
 
     /// Finds the namespace: by name, or by a process that is in it.
     pub(super) fn find(self) -> Option<File> {
-        let is_it = |path: &PathBuf| {
-            let metadata = fs::metadata(path).ok()?;
-            (Self::of_metadata(&metadata).ok()? == self).then_some(())
-        };
-        let named = super::namespace::names().unwrap_or_default();
-        let named = named.iter().map(|name| super::namespace::path(name));
+        let named = namespace::names().unwrap_or_default();
+        let named = named.iter().map(|name| namespace::path(name));
         let entries = fs::read_dir("/proc").ok().into_iter().flatten().flatten();
         let processes = entries.map(|entry| entry.path().join("ns/net"));
-        let path = named.chain(processes).find(|path| is_it(path).is_some())?;
-        File::open(path).ok()
+        named
+            .chain(processes)
+            .filter(|path| fs::metadata(path).is_ok_and(|found| found.ino() == self.inode))
+            .filter_map(|path| File::open(path).ok())
+            .find(|file| Self::of(file).is_ok_and(|id| id == self))
     }
 }
 

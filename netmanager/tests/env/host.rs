@@ -105,6 +105,7 @@ impl Drop for Down<'_> {
         for name in self.0 {
             if let Err(error) = Overlay::down(name) {
                 eprintln!("cannot take {name} down: {error:#}");
+                assert!(std::thread::panicking(), "down must not fail");
             }
         }
     }
@@ -167,6 +168,18 @@ pub(crate) fn snapshot(names: &[&Label]) -> Vec<String> {
     }
     parts.push(run("nft", &["-s", "list", "ruleset"]));
     parts
+}
+
+/// Says which lines differ between two snapshots.
+pub(crate) fn difference(before: &[String], after: &[String]) -> String {
+    let lines = |parts: &[String]| -> BTreeSet<String> {
+        let lines = parts.iter().flat_map(|part| part.lines());
+        lines.map(str::to_owned).collect()
+    };
+    let (before, after) = (lines(before), lines(after));
+    let lost = before.difference(&after).map(|line| format!("- {line}\n"));
+    let new = after.difference(&before).map(|line| format!("+ {line}\n"));
+    lost.chain(new).collect()
 }
 
 fn settings() -> String {
@@ -259,4 +272,74 @@ pub(crate) fn ask(to: SocketAddr) -> io::Result<Vec<u8>> {
     let mut buffer = [0; 64];
     let length = socket.recv(&mut buffer)?;
     Ok(buffer[..length].to_vec())
+}
+
+/// Waits until a counter of the overlay has at least this value, and gives it back.
+pub(crate) fn counted(overlay: &Overlay, counter: &str, least: u64) -> u64 {
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        let count = overlay.drop_counters().unwrap()[counter];
+        if count >= least || std::time::Instant::now() > until {
+            return count;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// A network outside of the host: a namespace with one link to it.
+pub(crate) struct Outside {
+    namespace: std::fs::File,
+}
+
+impl Outside {
+    /// Makes the namespace and the link: 203.0.113.1 and 2001:db8::1 outside, .2 and ::2 on the
+    /// host, whose default routes it is.
+    pub(crate) fn new() -> Self {
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            std::fs::File::open("/proc/thread-self/ns/net").unwrap()
+        };
+        let namespace = std::thread::spawn(make).join().unwrap();
+        let outside = Self { namespace };
+        let path = outside.path();
+        run(
+            "ip",
+            &[
+                "link", "add", "lan0", "type", "veth", "peer", "name", "x0", "netns", &path,
+            ],
+        );
+        // No address of the kernel's own, which would come up at a time of its own.
+        run("ip", &["link", "set", "lan0", "addrgenmode", "none"]);
+        for (address, gateway) in [
+            ("203.0.113.2/24", "203.0.113.1"),
+            ("2001:db8::2/64", "2001:db8::1"),
+        ] {
+            run("ip", &["addr", "add", address, "dev", "lan0", "nodad"]);
+            run("ip", &["link", "set", "lan0", "up"]);
+            run("ip", &["route", "add", "default", "via", gateway]);
+        }
+        outside.inside(|| {
+            for address in ["203.0.113.1/24", "2001:db8::1/64"] {
+                run("ip", &["addr", "add", address, "dev", "x0", "nodad"]);
+            }
+            run("ip", &["link", "set", "x0", "up"]);
+        });
+        outside
+    }
+
+    fn path(&self) -> String {
+        use std::os::fd::AsRawFd as _;
+        let descriptor = self.namespace.as_raw_fd();
+        format!("/proc/{}/fd/{descriptor}", std::process::id())
+    }
+
+    pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        in_namespace(Path::new(&self.path()), work)
+    }
+}
+
+/// What an overlay may change inside its own namespace, as text.
+pub(crate) fn snapshot_inside(name: &Label) -> Vec<String> {
+    let path = Path::new("/run/netns").join(name.as_str());
+    in_namespace(&path, || snapshot(&[]))
 }
