@@ -45,6 +45,7 @@ pub use config::{EnvConfig, EnvError, InstanceEnv};
 pub use plan::{Observed, Plan, Step};
 pub use run::run_in_instance;
 
+pub use crate::dns_server::DnsSockets;
 use crate::tun::{Offloads, Tun};
 use config::{INNER_MTU, RESOLVER_PORT, RESOLVER_V4, RESOLVER_V6};
 use desired::TUN_DEVICE;
@@ -61,15 +62,6 @@ pub struct Overlay {
     host: File,
     namespace: File,
     _lock: Flock<File>,
-}
-
-/// Bound sockets that answer DNS inside the overlay, non-blocking.
-#[derive(Debug)]
-pub struct DnsSockets {
-    /// One for each address of the resolver.
-    pub udp: Vec<UdpSocket>,
-    /// One for each address of the resolver.
-    pub tcp: Vec<TcpListener>,
 }
 
 impl Overlay {
@@ -202,10 +194,7 @@ impl Overlay {
     /// # Errors
     /// Says which address could not be bound.
     pub fn dns_sockets(&self) -> anyhow::Result<DnsSockets> {
-        let mut sockets = DnsSockets {
-            udp: Vec::new(),
-            tcp: Vec::new(),
-        };
+        let mut sockets = DnsSockets::default();
         for ip in [IpAddr::V4(RESOLVER_V4), IpAddr::V6(RESOLVER_V6)] {
             let (udp, tcp) = self.bind_in(SocketAddr::new(ip, RESOLVER_PORT))?;
             sockets.udp.push(udp);
