@@ -3,6 +3,8 @@
 //! Nothing here touches the kernel. [`crate::plan`] checks a description and turns it into
 //! addresses, routes and rules; [`crate::Lab`] builds the result.
 
+use std::path::PathBuf;
+
 use crate::emulator::Impairment;
 use crate::nat::Nat;
 
@@ -37,6 +39,9 @@ pub struct Machine {
     pub attachments: Vec<Attachment>,
     /// Set for a router: how it forwards.
     pub routing: Option<Routing>,
+    /// Directories that are empty and the machine's own, such as `/run/netns`; none shares all
+    /// files with the machine that runs the lab.
+    pub own_dirs: Vec<PathBuf>,
 }
 
 /// How a router forwards.
@@ -137,6 +142,7 @@ impl Machine {
             name: name.to_owned(),
             attachments: Vec::new(),
             routing: None,
+            own_dirs: Vec::new(),
         }
     }
 
@@ -155,6 +161,7 @@ impl Machine {
             name: name.to_owned(),
             attachments: vec![outside, Attachment::to(lan).interface("lan")],
             routing: Some(routing),
+            own_dirs: Vec::new(),
         }
     }
 
@@ -178,6 +185,15 @@ impl Machine {
         {
             found.link = link;
         }
+        self
+    }
+
+    /// Gives the machine an own, empty directory at `path`, by a mount namespace of its own.
+    ///
+    /// With `/run/netns`, the namespaces that its programs make are seen by nobody else, and
+    /// vanish with the lab.
+    pub fn own_dir(mut self, path: &str) -> Self {
+        self.own_dirs.push(PathBuf::from(path));
         self
     }
 

@@ -29,6 +29,10 @@ pub const BRIDGE: &str = "bridge";
 /// How long the handshake over all links may take.
 const READY_TIME: Duration = Duration::from_secs(20);
 
+/// The kernel's queue before an emulated link: long enough that only the emulator drops, even
+/// while its thread waits for a core.
+const TAP_QUEUE_PACKETS: u32 = 8192;
+
 /// Counts the labs of this process, for unique names.
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -179,7 +183,10 @@ impl Lab {
     }
 
     fn build_machine(&mut self, plan: &Plan, machine: &PlannedMachine) -> Result<()> {
-        let namespace = self.namespace(&machine.name)?;
+        let mut namespace = self.namespace(&machine.name)?;
+        if !machine.own_dirs.is_empty() {
+            namespace.make_mounts(&machine.own_dirs)?;
+        }
         let forwarding = if machine.forwards { "1" } else { "0" };
         for (key, value) in SYSCTLS {
             namespace.sysctl(key, value)?;
@@ -230,12 +237,16 @@ impl Lab {
         let (name, port) = (&interface.name, &interface.port);
         let switch = &self.segments[segment];
         match &interface.link {
-            Link::Veth => namespace.ip_batch(&format!(
-                "link add {name} type veth peer name {port} netns {}\n",
-                switch.name()
+            // Made from the segment's side, which sees all namespaces.
+            Link::Veth => switch.ip_batch(&format!(
+                "link add {port} type veth peer name {name} netns {}\n",
+                namespace.name()
             ))?,
             Link::Emulated(emulation) => {
                 let ends = [Tap::create(namespace, name)?, Tap::create(switch, port)?];
+                let queue = |name| format!("link set {name} txqueuelen {TAP_QUEUE_PACKETS}\n");
+                namespace.ip_batch(&queue(name))?;
+                switch.ip_batch(&queue(port))?;
                 let link = EmulatedLink::start(ends, emulation.seed)?;
                 self.links
                     .insert((machine.to_owned(), segment.to_owned()), link);

@@ -50,15 +50,27 @@ pub mod emulator;
 
 pub mod fleet;
 
+pub mod echo;
 pub mod process;
 pub mod require;
 pub mod wait;
 
+pub mod capture;
+pub mod machine_state;
+mod packet_socket;
+mod punctual;
+pub mod raw;
+
+pub use capture::{Capture, Captured, Tally, UdpFlow};
 pub use description::{Attachment, Description, Emulation, Link, Machine, Routing, Segment};
+pub use echo::EchoServer;
 pub use emulator::{Counters, Direction, EmulatedLink, Impairment, Loss, Queue};
 pub use fleet::Fleet;
 pub use lab::{BRIDGE, Lab, leftovers};
+pub use machine_state::{Difference, MachineState, Scope};
 pub use namespace::Namespace;
 pub use nat::Nat;
 pub use node::{Interface, Node};
 pub use process::{Process, command};
+pub use punctual::be_punctual;
+pub use raw::RawSender;

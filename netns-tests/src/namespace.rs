@@ -15,8 +15,8 @@ use std::time::Duration;
 use std::{io, thread};
 
 use anyhow::{Context as _, Result, ensure};
-use nix::mount::{MntFlags, umount2};
-use nix::sched::{CloneFlags, setns};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::process::{self, Process};
 
@@ -33,6 +33,8 @@ pub struct Namespace {
     name: String,
     marker: String,
     handle: Arc<OwnedFd>,
+    /// The mount namespace that goes with it, if it has its own.
+    mounts: Option<Arc<OwnedFd>>,
 }
 
 impl Namespace {
@@ -59,6 +61,49 @@ impl Namespace {
             name: name.to_owned(),
             marker: marker.to_owned(),
             handle: Arc::new(OwnedFd::from(file)),
+            mounts: None,
+        })
+    }
+
+    /// Gives the namespace a mount namespace of its own, in which each of `covered` is an empty
+    /// directory; it vanishes with its last program and this value.
+    pub(crate) fn make_mounts(&mut self, covered: &[PathBuf]) -> Result<()> {
+        let mounts = self.in_ns(|| {
+            unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
+            let (none, no_data) = (None::<&str>, None::<&str>);
+            mount(
+                none,
+                "/",
+                none,
+                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                no_data,
+            )?;
+            for path in covered {
+                fs::create_dir_all(path)?;
+                mount(
+                    Some("tmpfs"),
+                    path,
+                    Some("tmpfs"),
+                    MsFlags::empty(),
+                    Some("mode=0755"),
+                )
+                .with_context(|| format!("cover {path:?}"))?;
+            }
+            Ok(File::open("/proc/thread-self/ns/mnt")?)
+        })?;
+        self.mounts = Some(Arc::new(OwnedFd::from(mounts)));
+        Ok(())
+    }
+
+    /// Opens a namespace that a program inside this one made, seen with this one's mounts.
+    ///
+    /// # Errors
+    /// Fails if there is no namespace of this name.
+    pub fn open_inner(&self, name: &str) -> Result<Self> {
+        let inner = self.in_ns(|| Self::open(name, &self.marker))?;
+        Ok(Self {
+            mounts: self.mounts.clone(),
+            ..inner
         })
     }
 
@@ -78,8 +123,8 @@ impl Namespace {
     /// Panics if `work` does.
     pub fn in_ns<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let entered = || {
-            setns(self.handle.as_fd(), CloneFlags::CLONE_NEWNET)
-                .with_context(|| format!("enter namespace {:?} (needs root)", self.name))?;
+            self.enter()
+                .with_context(|| format!("enter {:?} (needs root)", self.name))?;
             work()
         };
         thread::scope(|scope| match scope.spawn(entered).join() {
@@ -206,14 +251,28 @@ impl Namespace {
         Ok(())
     }
 
+    /// Moves the calling thread, which must end in there.
+    fn enter(&self) -> nix::Result<()> {
+        enter(&self.handle, self.mounts.as_deref())
+    }
+
     fn enter_on_exec(&self, command: &mut Command) {
         command.env(MARKER, &self.marker);
-        let handle = Arc::clone(&self.handle);
-        let enter = move || Ok(setns(handle.as_fd(), CloneFlags::CLONE_NEWNET)?);
-        // SAFETY: the closure makes one system call in the forked child and touches no lock or
-        // heap.
+        let (handle, mounts) = (Arc::clone(&self.handle), self.mounts.clone());
+        let enter = move || Ok(enter(&handle, mounts.as_deref())?);
+        // SAFETY: the closure makes system calls in the forked child and touches no lock or heap.
         unsafe { command.pre_exec(enter) };
     }
+}
+
+fn enter(handle: &OwnedFd, mounts: Option<&OwnedFd>) -> nix::Result<()> {
+    setns(handle.as_fd(), CloneFlags::CLONE_NEWNET)?;
+    if let Some(mounts) = mounts {
+        // A thread shares its working directory with the process, and may not move until not.
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
+    }
+    Ok(())
 }
 
 /// The path of a named namespace.

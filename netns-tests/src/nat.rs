@@ -95,13 +95,14 @@ fn translation(text: &mut String, nat: Nat, family: Family, wan: &str) {
 }
 
 /// Rules for the two cones: own maps remember who sent from which port, and let others in.
+///
+/// The port outside is the port inside, so two inside hosts must not use the same one.
 fn cone(family: Family, wan: &str, address_restricted: bool) -> (String, String, String) {
     let (ip, address) = (family.table(), family.address());
     let options = format!("flags dynamic,timeout; timeout {MAPPING_LIFETIME}; size 65535;");
-    let mut sets =
-        format!("map eim {{ type inet_service : {address} . inet_service; {options} }}\n");
+    let mut sets = format!("map eim {{ type inet_service : {address}; {options} }}\n");
     let mut seen = String::new();
-    let mut remember = format!("update @eim {{ udp sport : {ip} saddr . udp sport }}");
+    let mut remember = format!("update @eim {{ udp sport : {ip} saddr }}");
     if address_restricted {
         let _ = writeln!(
             sets,

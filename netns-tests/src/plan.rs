@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
@@ -39,6 +40,7 @@ pub(crate) struct PlannedMachine {
     pub(crate) interfaces: Vec<PlannedInterface>,
     pub(crate) routes: Vec<Route>,
     pub(crate) forwards: bool,
+    pub(crate) own_dirs: Vec<PathBuf>,
     /// The nft ruleset; empty when none is needed.
     pub(crate) ruleset: String,
 }
@@ -210,6 +212,7 @@ fn machine(
         interfaces,
         routes: Vec::new(),
         forwards: one.routing.is_some(),
+        own_dirs: one.own_dirs.clone(),
         ruleset,
     })
 }

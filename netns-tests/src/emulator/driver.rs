@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::Lines;
+use crate::punctual::be_punctual;
 use crate::tap::Tap;
 
 /// The largest frame that a device can hand over.
@@ -19,8 +20,8 @@ const BATCH: usize = 64;
 
 /// Runs until `stop` is written to or a device is gone.
 pub(super) fn run(ends: &[Tap; 2], lines: &Lines, stop: &OwnedFd) {
-    // Without it the kernel may wake us 50 microseconds late; a refusal costs only precision.
-    let _ = nix::sys::prctl::set_timerslack(1);
+    // A refusal costs only precision.
+    let _ = be_punctual();
     let mut buffer = vec![0; MAX_FRAME_BYTES];
     loop {
         let due = lines
