@@ -178,6 +178,14 @@ pub fn spawn(config: DriverConfig) -> anyhow::Result<RunningDriver> {
     })
 }
 
+/// Which descriptors have something.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    socket: bool,
+    tun: bool,
+    commands: bool,
+}
+
 /// The state of the packet thread.
 struct Driver {
     io: Io,
@@ -265,12 +273,18 @@ impl Driver {
 
     fn run(&mut self) {
         while !self.stopping {
-            self.sleep();
+            let ready = self.sleep();
             self.now = Instant::now();
             self.io.flush();
-            self.receive();
-            self.read_tun();
-            self.handle_commands();
+            if ready.socket {
+                self.receive();
+            }
+            if ready.tun {
+                self.read_tun();
+            }
+            if ready.commands {
+                self.handle_commands();
+            }
             self.handle_timeouts();
             self.drive_touched();
         }
@@ -278,7 +292,7 @@ impl Driver {
     }
 
     /// Sleeps until a descriptor is ready or something is due.
-    fn sleep(&mut self) {
+    fn sleep(&mut self) -> Ready {
         let due = self
             .deadline()
             .map(|at| at.saturating_duration_since(Instant::now()));
@@ -302,8 +316,22 @@ impl Driver {
             tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
         };
-        // EINTR and the like: the loop looks at everything anyway.
-        let _ = poll(&mut fds, Some(&timeout));
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) => {
+                let [socket, tun, commands] = fds.map(|fd| !fd.revents().is_empty());
+                Ready {
+                    socket,
+                    tun,
+                    commands,
+                }
+            }
+            // EINTR and the like: look at everything.
+            Err(_) => Ready {
+                socket: true,
+                tun: true,
+                commands: true,
+            },
+        }
     }
 
     fn deadline(&mut self) -> Option<Instant> {

@@ -49,12 +49,13 @@ impl DataSocket {
     pub fn bind(address: SocketAddr) -> anyhow::Result<Self> {
         let socket = Self::open(address)
             .with_context(|| format!("cannot bind the data socket to {address}/udp"))?;
-        let reference = SockRef::from(&socket);
+        // Without CAP_NET_ADMIN the kernel grants what its rmem_max and wmem_max allow.
         if sockopt::set_socket_recv_buffer_size_force(&socket, KERNEL_BUFFER_BYTES).is_err() {
-            // Without CAP_NET_ADMIN the kernel grants what net.core.rmem_max allows.
-            reference.set_recv_buffer_size(KERNEL_BUFFER_BYTES)?;
+            SockRef::from(&socket).set_recv_buffer_size(KERNEL_BUFFER_BYTES)?;
         }
-        reference.set_send_buffer_size(KERNEL_BUFFER_BYTES)?;
+        if sockopt::set_socket_send_buffer_size_force(&socket, KERNEL_BUFFER_BYTES).is_err() {
+            SockRef::from(&socket).set_send_buffer_size(KERNEL_BUFFER_BYTES)?;
+        }
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
         let is_v6 = address.is_ipv6();
         Ok(Self {

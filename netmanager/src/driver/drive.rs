@@ -171,6 +171,8 @@ impl Driver {
             self.close(former, CloseCode::Superseded);
         }
         tracing::info!(peer = %self.name_of(peer), path = %self.show_path(path), dialled, "session up");
+        // A direct session wants a relayed way to fall back to, and the reverse.
+        self.ask_relays(peer);
         self.offer_paths(peer);
         self.tell_plane(peer);
         self.remember_peers();
