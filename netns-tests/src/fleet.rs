@@ -158,7 +158,7 @@ impl<'lab> Fleet<'lab> {
         }
         let config = host.write_file(
             "relay.toml",
-            format!("listen = \"0.0.0.0:{RELAY_PORT}\"\n{extra}\n[pki]\ndir = {pki:?}\n"),
+            format!("listen = [\"0.0.0.0:{RELAY_PORT}\"]\n{extra}\n[pki]\ndir = {pki:?}\n"),
         )?;
         let mut command = Command::new(&self.binary);
         command.args(["relay", "--config"]).arg(config);

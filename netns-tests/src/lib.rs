@@ -46,6 +46,7 @@ mod node;
 mod sweep;
 mod tap;
 
+pub mod demo;
 pub mod emulator;
 
 pub mod fleet;

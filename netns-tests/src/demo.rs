@@ -1,0 +1,264 @@
+//! The overlay's demo: a web shop over two sites behind NATs, fetched by semantic URLs.
+//!
+//! `make demo` runs it for people and a test runs it for us; both run the same code. Every step
+//! does what a user would do, with the programs that a user has, and prints its evidence; the
+//! first thing that is not as it should be ends it with an error.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::emulator::Impairment;
+use crate::fleet::{Fleet, RELAY_PORT};
+use crate::lab::Lab;
+use crate::machine_state::{MachineState, Scope};
+use crate::process::Process;
+use crate::require;
+use crate::{Attachment, Description, Link, Machine, Nat, Segment};
+
+mod resilience;
+mod services;
+mod transfer;
+
+/// The shop as the documentation shows it.
+const SHOP: &str = include_str!("../../examples/shop.toml");
+/// The nodes: the lab's name of the host and the node's id.
+const NODES: [(&str, &str); 4] = [
+    ("a1", "site-a/a1"),
+    ("a2", "site-a/a2"),
+    ("b1", "site-b/b1"),
+    ("b2", "site-b/b2"),
+];
+/// Where the instances of `web` run, by number.
+const WEB: [&str; 3] = ["a2", "b1", "b2"];
+/// Where the client runs.
+const CLIENT: &str = "a1";
+/// The client's instance.
+const CLIENT_INSTANCE: &str = "shop.prod.client.prod.0";
+/// How long a program of a step may take.
+const STEP_TIME: Duration = Duration::from_secs(20);
+
+/// The running demo.
+struct Demo<'a> {
+    lab: &'a Lab,
+    fleet: Fleet<'a>,
+    servers: Vec<Process>,
+    out: &'a mut dyn Write,
+}
+
+/// Runs the whole demo and prints what it finds to `out`.
+///
+/// # Errors
+/// Without root, without a program that it needs, or at the first thing that is not as it should
+/// be.
+pub fn run(out: &mut dyn Write) -> Result<()> {
+    require::programs(&["nginx", "curl", "dig", "getent", "ping", "nft", "ip"])?;
+    let started = Instant::now();
+    let lab = Lab::new(&two_sites())?;
+    let scope = Scope {
+        namespaces: lab_hosts(&lab),
+        names: vec![lab.name().to_owned()],
+        paths: vec![PathBuf::from("/run/weald")],
+    };
+    let before = MachineState::take(&scope)?;
+    {
+        let fleet = Fleet::new(&lab)?;
+        let mut demo = Demo {
+            lab: &lab,
+            fleet,
+            servers: Vec::new(),
+            out: &mut *out,
+        };
+        demo.begin()?;
+        demo.names()?;
+        demo.round_robin()?;
+        demo.closest_and_instance()?;
+        demo.transfer()?;
+        demo.datagrams()?;
+        demo.restarts()?;
+        demo.end()?;
+    }
+    before
+        .wait_restored(&scope, STEP_TIME)
+        .context("teardown left something behind")?;
+    writeln!(
+        out,
+        "  namespaces, links, addresses, routes, rules, nft tables, mounts, cgroups and"
+    )?;
+    writeln!(
+        out,
+        "  files are as before ({} things compared)",
+        before.lines().count()
+    )?;
+    writeln!(out, "\ndone in {:.1} s", started.elapsed().as_secs_f64())?;
+    Ok(())
+}
+
+/// An internet with a relay, and two sites behind NAT routers that drop what nobody asked for.
+fn two_sites() -> Description {
+    let wan = Impairment::delay(Duration::from_millis(1));
+    let router = |name: &str, site: &str, seed| {
+        Machine::router(name, "internet", site)
+            .link("internet", Link::emulated(wan, seed))
+            .nat(Nat::PortRestricted)
+            .drop_unsolicited()
+    };
+    let host = |name: &str, segment: &str, number| {
+        Machine::host(name).attach(Attachment::to(segment).number(number))
+    };
+    let emulated = |name: &str, segment: &str, number, seed| {
+        let link = Link::emulated(Impairment::default(), seed);
+        Machine::host(name).attach(Attachment::to(segment).number(number).link(link))
+    };
+    Description::new()
+        .segment(Segment::new("internet").v4("203.0.113.0/24"))
+        .segment(Segment::new("site-a").v4("192.168.1.0/24"))
+        .segment(Segment::new("site-b").v4("192.168.2.0/24"))
+        .machine(host("relay", "internet", 10))
+        .machine(router("router-a", "site-a", 1))
+        .machine(router("router-b", "site-b", 2))
+        .machine(host("a1", "site-a", 11))
+        .machine(emulated("a2", "site-a", 12, 3))
+        .machine(emulated("b1", "site-b", 11, 4))
+        .machine(host("b2", "site-b", 12))
+}
+
+fn lab_hosts(lab: &Lab) -> Vec<String> {
+    let names = ["relay", "router-a", "router-b", "a1", "a2", "b1", "b2"];
+    names
+        .iter()
+        .map(|name| lab.node(name).name().to_owned())
+        .collect()
+}
+
+impl Demo<'_> {
+    fn title(&mut self, text: &str) -> Result<()> {
+        writeln!(self.out, "\n{text}")?;
+        Ok(())
+    }
+
+    fn say(&mut self, text: impl AsRef<str>) -> Result<()> {
+        writeln!(self.out, "  {}", text.as_ref())?;
+        Ok(())
+    }
+
+    /// Starts relay, netmanagers and web servers.
+    fn begin(&mut self) -> Result<()> {
+        self.title("0. two sites behind NATs, a relay between them, no orchestrator")?;
+        self.fleet.write_table(SHOP)?;
+        self.fleet.start_relay("relay", "hub/r1", "")?;
+        for (machine, id) in NODES {
+            self.fleet.add_node(machine, id, "acme", "")?;
+            self.fleet.start(machine)?;
+        }
+        for (number, machine) in WEB.iter().enumerate() {
+            let server = self.start_web(number, machine)?;
+            self.servers.push(server);
+        }
+        let relay = self.lab.node("relay").v4();
+        self.say(format!(
+            "relay hub/r1 on {relay}:{RELAY_PORT}, netmanager on a1 a2 | b1 b2"
+        ))?;
+        self.say("nginx as web.0 on a2, web.1 on b1, web.2 on b2; the client is on a1")
+    }
+
+    fn start_web(&self, number: usize, machine: &str) -> Result<Process> {
+        let dir = self.lab.node(machine).dir()?.join(format!("web-{number}"));
+        fs::create_dir_all(&dir)?;
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .iter()
+            .map(|kind| format!("{kind}_temp_path {dir:?};\n"))
+            .collect();
+        let config = dir.join("nginx.conf");
+        fs::write(
+            &config,
+            format!(
+                "daemon off;\nuser root;\nworker_processes 1;\npid {dir:?}/pid;\nerror_log {dir:?}/error;\n\
+                 events {{ worker_connections 256; }}\n\
+                 http {{\naccess_log off;\n{temporary}\
+                 server {{\nlisten 80;\nlisten [::]:80;\nroot {dir:?};\n\
+                 location = / {{ return 200 \"web-{number} saw $remote_addr\\n\"; }}\n}}\n}}\n"
+            )
+            .replace(&format!("{dir:?}/"), &format!("{}/", dir.display())),
+        )?;
+        let instance = format!("shop.prod.web.prod.{number}");
+        let config = config.to_str().context("a path that is not UTF-8")?;
+        let server = self
+            .fleet
+            .spawn_in(machine, &instance, &["nginx", "-c", config])?;
+        let namespace = format!("{}-{instance}", self.fleet.overlay_name(machine));
+        self.lab
+            .open_namespace(&namespace)?
+            .wait_tcp_listening(80, STEP_TIME)?;
+        Ok(server)
+    }
+
+    /// Runs a program in the client's namespace.
+    fn client(&self, program: &[&str]) -> Result<String> {
+        self.fleet
+            .run_in(CLIENT, CLIENT_INSTANCE, program, STEP_TIME)
+    }
+
+    /// Fetches a URL with plain curl in the client's namespace.
+    fn curl(&self, family: &str, url: &str) -> Result<String> {
+        let answer = self.client(&["curl", "-sS", family, "--max-time", "10", url])?;
+        Ok(answer.trim().to_owned())
+    }
+
+    /// The path of the client's newest flow to an address, as `netmanager flows` tells it.
+    fn path_to(&self, instance: &str) -> Result<String> {
+        let flows = self.fleet.tool_json(CLIENT, &["flows"])?;
+        let flows = flattened(flows);
+        let ours = flows.iter().filter(|flow| flow["instance"] == instance);
+        let newest = ours.min_by_key(|flow| flow["age_ms"].as_u64());
+        let newest = newest.with_context(|| format!("no flow to {instance} in {flows:?}"))?;
+        Ok(path_word(&newest["path"]))
+    }
+
+    /// Takes everything down.
+    fn end(&mut self) -> Result<()> {
+        self.title("8. teardown leaves nothing")?;
+        self.servers.clear();
+        for (machine, _) in NODES {
+            self.fleet.down(machine)?;
+        }
+        Ok(())
+    }
+}
+
+/// The elements of answers that may come as lines or as lists.
+fn flattened(values: Vec<Value>) -> Vec<Value> {
+    let mut elements = Vec::new();
+    for value in values {
+        if let Value::Array(list) = value {
+            elements.extend(list);
+        } else {
+            elements.push(value);
+        }
+    }
+    elements
+}
+
+/// `local`, `direct ADDRESS` or `relay NAME`.
+fn path_word(path: &Value) -> String {
+    let word = |key: &str| path[key].as_str().unwrap_or_default().to_owned();
+    match path["kind"].as_str() {
+        Some("direct") => format!("direct {}", word("address")),
+        Some("relay") => format!("relay {}", word("relay")),
+        Some(kind) => kind.to_owned(),
+        None => "none".to_owned(),
+    }
+}
+
+/// Fails unless both are equal.
+fn expect(what: &str, found: &str, expected: &str) -> Result<()> {
+    ensure!(
+        found == expected,
+        "{what}: expected {expected:?}, found {found:?}"
+    );
+    Ok(())
+}
