@@ -32,7 +32,8 @@ pub use clock::Clock;
 pub use credentials::{CA_FILE, CHAIN_FILE, Credentials, KEY_FILE, TOKEN_FILE};
 pub use revocation::RevocationSet;
 pub use root::TrustRoot;
-pub use verifier::{Expected, PeerError, PeerFault, Usage, Verifier};
+pub(crate) use verifier::cluster_of;
+pub use verifier::{Claim, Expected, PeerError, PeerFault, Usage, Verifier};
 
 /// The application protocol between two nodes.
 pub const PEER_ALPN: &[u8] = b"weald-peer/1";

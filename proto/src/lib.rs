@@ -11,6 +11,7 @@
 //! | netmanager | path probes, beside QUIC on the data socket | netmanager | [`frame`] |
 //! | netmanager | sealed packets, in relay frames | relay | [`frame`] |
 //! | netmanager | token, whom it wants to reach | relay | [`relay`] |
+//! | a cluster | who may use its relays | relay | [`token`] |
 
 pub mod id;
 
@@ -25,3 +26,5 @@ pub mod chunk;
 pub mod frame;
 
 pub mod relay;
+
+pub mod token;

@@ -23,8 +23,10 @@ use rustls::{ClientConfig, ServerConfig};
 use weald_proto::id::{Identity, Label};
 
 use super::provider::{has_aes, provider};
-use super::verifier::{PeerFault, Usage};
-use super::{Clock, Expected, Facts, KeyHash, Peer, PeerError, RevocationSet, TrustRoot, Verifier};
+use super::{
+    Claim, Clock, Expected, Facts, KeyHash, Peer, PeerError, PeerFault, RevocationSet, TrustRoot,
+    Usage, Verifier,
+};
 
 /// The file with the root's certificate.
 pub const CA_FILE: &str = "ca.pem";
@@ -143,7 +145,7 @@ impl Credentials {
                 .and_then(|_| verifier.verify(own, presented, Usage::Server)),
             // `new` has seen the first certificate.
             None => Err(PeerError {
-                claim: super::verifier::Claim(None),
+                claim: Claim(None),
                 fault: PeerFault::Encoding,
             }),
         }

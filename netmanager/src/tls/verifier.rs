@@ -29,6 +29,11 @@ use super::{Clock, Facts, KeyHash, Peer, RevocationSet, TrustRoot, day};
 /// search for a path short.
 const MAX_PRESENTED: usize = 8;
 
+/// How error texts call the peer's own certificate.
+const OWN: &str = "it";
+/// How error texts call the intermediate.
+const ISSUER: &str = "its issuer's certificate";
+
 /// Whom a verifier lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expected {
@@ -125,6 +130,9 @@ pub enum PeerFault {
     /// Not exactly one intermediate stands between it and the root.
     #[error("{0} intermediates stand between it and the root, exactly one must")]
     Intermediates(usize),
+    /// Its issuer might let others issue.
+    #[error("its issuer's certificate has not path length 0")]
+    PathLength,
     /// It may not be used this way.
     #[error("its extended key usage does not allow {0}")]
     ExtendedUsage(&'static str),
@@ -176,9 +184,6 @@ pub enum PeerFault {
     #[error("{0}")]
     Other(String),
 }
-
-const OWN: &str = "it";
-const ISSUER: &str = "its issuer's certificate";
 
 impl Verifier {
     /// Makes a verifier that reads the time and the revoked keys anew at each handshake.
@@ -291,17 +296,8 @@ impl Verifier {
 
     fn judge_intermediate(&self, intermediate: &Cert<'_>) -> Result<(Label, KeyHash), PeerFault> {
         let facts = Facts::parse(&intermediate.der())?;
-        if !facts.authority {
-            return Err(PeerFault::IssuerNotAuthority);
-        }
-        require_usage(ISSUER, facts.signs_certificates, "keyCertSign")?;
-        let cluster = cluster_of(&self.root, &facts)?;
-        let root_key = KeyHash::of_spki(&webpki::spki_for_anchor(self.root.anchor()));
-        let revoked = self.revoked.load();
-        if revoked.covers(&facts.spki_sha256, &root_key, &facts.serial) {
-            return Err(PeerFault::Revoked(ISSUER));
-        }
-        Ok((cluster, facts.spki_sha256))
+        facts.judge_cluster(&self.root, self.clock.now(), &self.revoked.load())?;
+        Ok((cluster_of(&self.root, &facts)?, facts.spki_sha256))
     }
 
     fn same_root(&self, what: &'static str, named: Label) -> Result<(), PeerFault> {
@@ -334,16 +330,14 @@ impl Verifier {
             _ => ISSUER,
         };
         match error {
-            Found::CertExpired { time, not_after } => PeerFault::Expired {
-                what: which(facts.map(|facts| facts.not_after), not_after),
-                not_after: day(not_after),
-                now: day(time),
-            },
-            Found::CertNotValidYet { time, not_before } => PeerFault::NotYetValid {
-                what: which(facts.map(|facts| facts.not_before), not_before),
-                not_before: day(not_before),
-                now: day(time),
-            },
+            Found::CertExpired { time, not_after } => {
+                let what = which(facts.map(|facts| facts.not_after), not_after);
+                PeerFault::expired(what, not_after, time)
+            }
+            Found::CertNotValidYet { time, not_before } => {
+                let what = which(facts.map(|facts| facts.not_before), not_before);
+                PeerFault::not_yet_valid(what, not_before, time)
+            }
             Found::UnknownIssuer => PeerFault::Unanchored(self.root.name().clone()),
             Found::InvalidSignatureForPublicKey
             | Found::UnsupportedSignatureAlgorithmContext(_)
@@ -356,6 +350,54 @@ impl Verifier {
             Found::RequiredEkuNotFoundContext(_) => PeerFault::ExtendedUsage(usage.word()),
             Found::BadDer | Found::BadDerTime | Found::TrailingData(_) => PeerFault::Encoding,
             other => PeerFault::Other(other.to_string()),
+        }
+    }
+}
+
+impl Facts {
+    /// Judges a certificate that the root has signed: may it issue, and sign tokens, now?
+    pub(crate) fn judge_cluster(
+        &self,
+        root: &TrustRoot,
+        now: UnixTime,
+        revoked: &RevocationSet,
+    ) -> Result<(), PeerFault> {
+        if !self.authority {
+            return Err(PeerFault::IssuerNotAuthority);
+        }
+        if self.path_length != Some(0) {
+            return Err(PeerFault::PathLength);
+        }
+        require_usage(ISSUER, self.signs_certificates, "keyCertSign")?;
+        require_usage(ISSUER, self.signs, "digitalSignature")?;
+        if now < self.not_before {
+            return Err(PeerFault::not_yet_valid(ISSUER, self.not_before, now));
+        }
+        if now > self.not_after {
+            return Err(PeerFault::expired(ISSUER, self.not_after, now));
+        }
+        let root_key = KeyHash::of_spki(&webpki::spki_for_anchor(root.anchor()));
+        if revoked.covers(&self.spki_sha256, &root_key, &self.serial) {
+            return Err(PeerFault::Revoked(ISSUER));
+        }
+        Ok(())
+    }
+}
+
+impl PeerFault {
+    fn expired(what: &'static str, not_after: UnixTime, now: UnixTime) -> Self {
+        Self::Expired {
+            what,
+            not_after: day(not_after),
+            now: day(now),
+        }
+    }
+
+    fn not_yet_valid(what: &'static str, not_before: UnixTime, now: UnixTime) -> Self {
+        Self::NotYetValid {
+            what,
+            not_before: day(not_before),
+            now: day(now),
         }
     }
 }
