@@ -12,6 +12,9 @@ use crate::packet::{
     PROTOCOL_ICMPV6, PROTOCOL_TCP, PacketInfo, TCP_HEADER_LEN, TcpFlags,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Why a packet is answered with a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reject {

@@ -141,6 +141,12 @@ impl Reassembler {
         None
     }
 
+    /// How many packets wait for chunks.
+    #[must_use]
+    pub fn incomplete(&self) -> usize {
+        self.incomplete.len()
+    }
+
     fn whole(
         &mut self,
         needs_csum: bool,

@@ -29,10 +29,13 @@ impl Chunker {
     /// A chunker for a new session.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            next: 0,
-            scratch: Vec::new(),
-        }
+        Self::starting_at(0)
+    }
+
+    /// A chunker whose first cut packet has the given number.
+    pub(super) const fn starting_at(next: u32) -> Self {
+        let scratch = Vec::new();
+        Self { next, scratch }
     }
 
     /// Hands the datagrams that carry `packet` to `emit`, in order; none is longer than
