@@ -1,0 +1,33 @@
+//! Target on what stands beside QUIC on the data socket, and on the layouts of chunks.
+
+use weald_proto::chunk::{ChunkHeader, DatagramKind, split_batch};
+use weald_proto::frame::{FrameKind, Probe, RelayHeader};
+
+/// One UDP datagram, read as each of the frames; what is read is written and read again.
+///
+/// # Panics
+/// If that changes it.
+pub fn frames(data: &[u8]) {
+    let kind = FrameKind::of(data);
+    if let Some(probe) = Probe::decode(data) {
+        assert_eq!(kind, FrameKind::Probe);
+        let again = Probe::decode(&probe.encode(data.len()));
+        assert_eq!(again, Some(probe));
+    }
+    if let Some(header) = RelayHeader::decode(data) {
+        assert_eq!(kind, FrameKind::RelayData);
+        assert_eq!(header.encode()[..15], data[..15]);
+        assert_eq!(RelayHeader::decode(&header.encode()), Some(header));
+    }
+    if let Some(kind) = DatagramKind::of(data) {
+        assert_eq!(data.first(), Some(&kind.first_byte()));
+    }
+    if let Some((header, rest)) = ChunkHeader::decode(data) {
+        assert_eq!([&header.encode()[..], rest].concat(), data);
+    }
+    let mut rest = data;
+    while let Some((_, packet, after)) = split_batch(rest) {
+        assert_eq!(rest.len(), 2 + packet.len() + after.len());
+        rest = after;
+    }
+}
