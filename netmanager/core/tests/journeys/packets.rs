@@ -71,7 +71,7 @@ pub(crate) fn port_unreachable(from: &str, about: &[u8]) -> Vec<u8> {
     let (kind, code) = if from.is_ipv4() { (3, 3) } else { (1, 4) };
     let mut l4 = vec![kind, code, 0, 0, 0, 0, 0, 0];
     l4.extend(about);
-    packet(from, see(about).source, icmp_of(from), l4)
+    packet(from, see_headers(about).source, icmp_of(from), l4)
 }
 
 /// Cuts a packet into fragments of at most `size` bytes of payload.
