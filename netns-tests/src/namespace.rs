@@ -4,12 +4,11 @@
 //! a shared thread never moves. What a namespace is for, [`crate::Lab`] knows.
 
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
@@ -38,14 +37,15 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes a namespace with its loopback up.
-    pub(crate) fn create(name: &str, marker: &str) -> Result<Self> {
-        let mut add = Command::new("ip");
-        add.args(["netns", "add", name]);
-        process::succeed(&mut add)?;
-        let namespace = Self::open(name, marker)?;
-        namespace.ip_batch("link set lo up\n")?;
-        Ok(namespace)
+    /// Makes namespaces, with nothing but a loopback that is down.
+    pub(crate) fn create_all(names: &[String]) -> Result<()> {
+        let commands: String = names
+            .iter()
+            .map(|name| format!("netns add {name}\n"))
+            .collect();
+        let mut ip = Command::new("ip");
+        ip.args(["-batch", "-"]);
+        process::feed(ip, &commands)
     }
 
     /// Opens a namespace that something else made, such as a netmanager for an instance.
@@ -143,7 +143,8 @@ impl Namespace {
         Process::spawn(command)
     }
 
-    /// Runs a program inside the namespace to its end.
+    /// Runs a program inside the namespace to its end, and then kills what is left of its process
+    /// group; a daemon must leave the group (as `setsid` does) to live on until the lab's end.
     ///
     /// # Errors
     /// Fails if the program cannot be started or does not end within `timeout`; the error shows
@@ -199,9 +200,17 @@ impl Namespace {
     /// # Errors
     /// Fails if the kernel does not know the key or refuses the value.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
+        self.sysctls(&[(key, value)])
+    }
+
+    /// Sets several sysctls.
+    pub(crate) fn sysctls(&self, settings: &[(&str, &str)]) -> Result<()> {
         self.in_ns(|| {
-            let path = Path::new("/proc/sys").join(key);
-            fs::write(&path, value).with_context(|| format!("write {value:?} to {path:?}"))
+            for (key, value) in settings {
+                let path = Path::new("/proc/sys").join(key);
+                fs::write(&path, value).with_context(|| format!("write {value:?} to {path:?}"))?;
+            }
+            Ok(())
         })
     }
 
@@ -227,28 +236,10 @@ impl Namespace {
             .with_context(|| format!("the ruleset was:\n{ruleset}"))
     }
 
-    /// Runs a short program with `input` on its standard input; it must succeed.
+    /// Runs a short program inside with `input` on its standard input; it must succeed.
     fn feed(&self, mut command: Command, input: &str) -> Result<()> {
-        let title = process::title(&command);
         self.enter_on_exec(&mut command);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("start {title}"))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that fails early closes its input; its own message says more.
-            let _ = stdin.write_all(input.as_bytes());
-        }
-        let output = child.wait_with_output()?;
-        ensure!(
-            output.status.success(),
-            "{title} in {}: {}{}",
-            self.name,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
+        process::feed(command, input).with_context(|| format!("in {}", self.name))
     }
 
     /// Moves the calling thread, which must end in there.

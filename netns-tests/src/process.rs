@@ -2,7 +2,7 @@
 //! is killed with its process group when dropped.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -283,16 +283,25 @@ pub(crate) fn title(command: &Command) -> String {
         .join(" ")
 }
 
-/// Runs a short program outside of any namespace; it must succeed.
-pub(crate) fn succeed(command: &mut Command) -> Result<()> {
-    let title = title(command);
-    let output = command
-        .output()
+/// Runs a short program with `input` on its standard input; it must succeed.
+pub(crate) fn feed(mut command: Command, input: &str) -> Result<()> {
+    let title = title(&command);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command
+        .spawn()
         .with_context(|| format!("start {title} (is the program installed?)"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that fails early closes its input; its own message says more.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output()?;
     ensure!(
         output.status.success(),
-        "{title}: {}{}",
-        output.status,
+        "{title}: {}{}its input was:\n{input}",
+        String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(())
