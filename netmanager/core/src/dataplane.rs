@@ -188,8 +188,10 @@ impl DataPlane {
         }
     }
 
-    /// The peers whose distance `closest` has wanted to know since the last call, at most
-    /// [`crate::balance::MAX_MEASURED_NODES`] per service: the shell opens sessions to them.
+    /// The peers that the shell should have sessions with, since the last call: those whose
+    /// distance `closest` wants to know, at most [`crate::balance::MAX_MEASURED_NODES`] per
+    /// service, and those that are down and that a new flow would have gone to. How soon a lost
+    /// peer is tried again is the shell's.
     pub fn interests(&mut self) -> impl Iterator<Item = PeerId> + use<> {
         std::mem::take(&mut self.interests).into_iter()
     }

@@ -76,6 +76,7 @@ impl DataPlane {
             let (reason, why) = (DropReason::FlowUnknown, Reject::NoInstance);
             return Err(Refusal::Reject(reason, why));
         }
+        self.ask_for_lost(table, service);
         if policy == Policy::Closest {
             self.ask_for_distances(table, service);
         }
@@ -139,7 +140,7 @@ impl DataPlane {
         if new.is_answer() {
             return Err(Refusal::Drop(DropReason::FlowUnknown));
         }
-        if self.reachable(responder.host) == Reachability::Down {
+        if self.is_lost(responder.host) {
             return Err(PEER_UNREACHABLE);
         }
         let service = responder
@@ -186,13 +187,26 @@ impl DataPlane {
         }
     }
 
-    fn reachable(&self, host: Host) -> Reachability {
-        match host {
-            Host::Local => Reachability::Up,
-            Host::Peer(peer) => self
-                .peers
-                .get(&peer)
-                .map_or(Reachability::Unknown, |state| state.reachable),
+    /// Whether a host is a peer that is down. If so, the shell is asked to try again: as no packet
+    /// goes there any more, nothing else would.
+    fn is_lost(&mut self, host: Host) -> bool {
+        let Host::Peer(peer) = host else {
+            return false;
+        };
+        let lost = self
+            .peers
+            .get(&peer)
+            .is_some_and(|state| state.reachable == Reachability::Down);
+        if lost {
+            self.interests.insert(peer);
+        }
+        lost
+    }
+
+    /// Has the shell try the nodes of a service again that are down.
+    fn ask_for_lost(&mut self, table: &Snapshot, service: ServiceIndex) {
+        for index in &table.service(service).instances {
+            self.is_lost(table.instance(*index).host);
         }
     }
 

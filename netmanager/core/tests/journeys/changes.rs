@@ -88,6 +88,22 @@ fn an_established_connection_outlives_a_lost_session() {
 }
 
 #[test]
+fn a_lost_peer_is_asked_for_by_whatever_would_go_there() {
+    let mut world = without(&[1]);
+    world.lose("alpha", "beta");
+    let beta = world.peer("alpha", "beta");
+    let asked = |world: &mut World| world.plane("alpha").interests().collect::<Vec<_>>();
+    world
+        .send("alpha", &tcp((CLIENT, 4000), (WEB_RR, 80), SYN))
+        .arrived_at("gamma");
+    assert_eq!(asked(&mut world), [beta]);
+    world.send("alpha", &tcp((CLIENT, 4000), (WEB[1], 80), SYN));
+    assert_eq!(asked(&mut world), [beta]);
+    world.send("alpha", &tcp((CLIENT, 4000), (WEB[2], 80), SYN));
+    assert_eq!(asked(&mut world), []);
+}
+
+#[test]
 fn a_connection_follows_its_instance_to_another_node_and_to_this_one() {
     let mut world = without(&[1, 3]);
     establish(&mut world, CLIENT, WEB_RR, WEB[1]);
