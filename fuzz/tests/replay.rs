@@ -3,7 +3,11 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use netmanager_core::chunk::{Chunker, Reassembler, ReassemblyLimits};
+use netmanager_core::packet::PacketInfo;
+use netmanager_core::vnet::VnetHeader;
 use weald_fuzz::{Input, TARGETS, Target, read_input};
 
 /// Mutations of each input: a second or two in all.
@@ -43,6 +47,42 @@ fn every_input_of_the_corpus_is_survived() {
             });
         }
     }
+}
+
+#[test]
+fn packets_as_linux_makes_them_are_accepted() {
+    let mut count = 0;
+    for (path, input) in corpus("packet") {
+        let of_linux = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("linux-"));
+        if !of_linux {
+            continue;
+        }
+        count += 1;
+        let (head, packet) = input.bytes.split_first_chunk().unwrap();
+        let vnet = VnetHeader::parse(head);
+        let info = PacketInfo::parse(packet).unwrap();
+        assert_eq!(vnet.check(&info), Ok(()), "{}", path.display());
+        assert_eq!(usize::from(info.total_len), packet.len());
+        assert_eq!(round_trip(&vnet, packet), [(vnet, packet.to_vec())]);
+    }
+    assert!(count >= 13, "{count} packets of Linux");
+}
+
+/// Cuts a packet and puts it together again.
+fn round_trip(vnet: &VnetHeader, packet: &[u8]) -> Vec<(VnetHeader, Vec<u8>)> {
+    let mut reassembler = Reassembler::new(ReassemblyLimits::default());
+    let mut packets = Vec::new();
+    let now = Instant::now();
+    let cut = Chunker::new().split(vnet, packet, 1414, &mut |datagram| {
+        let result = reassembler.handle(datagram, now, &mut |vnet, packet| {
+            packets.push((vnet, packet.to_vec()));
+        });
+        assert_eq!(result, Ok(()));
+    });
+    assert_eq!(cut, Ok(()));
+    packets
 }
 
 #[test]
