@@ -298,7 +298,7 @@ async fn the_next_server_is_asked_when_one_fails_or_is_silent() {
     assert_eq!(server.ask(CLIENT, "example.com").await, "ServFail");
     assert_eq!(server.count(Outcome::Forwarded), 1);
     for upstreams in [vec![], vec![closed], vec![silent.address]] {
-        let server = Server::start(upstreams);
+        let server = Server::start_with_deadline(upstreams, Duration::from_millis(300));
         assert_eq!(server.ask(CLIENT, "example.com").await, "ServFail");
         assert_eq!(server.ask_tcp(CLIENT, "example.com").await, "ServFail");
         assert_eq!(server.count(Outcome::UpstreamFailed), 2);
@@ -431,11 +431,15 @@ struct Server {
 }
 
 impl Server {
-    /// With upstream servers, and little patience with them.
+    /// With upstream servers, and little patience with each of them.
     fn start(upstreams: Vec<SocketAddr>) -> Self {
+        Self::start_with_deadline(upstreams, Timing::default().deadline)
+    }
+
+    fn start_with_deadline(upstreams: Vec<SocketAddr>, deadline: Duration) -> Self {
         let timing = Timing {
             patience: Duration::from_millis(100),
-            deadline: Duration::from_millis(500),
+            deadline,
             ..Timing::default()
         };
         let options = Options {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use netmanager_core::dns::{MAX_QUERY_LEN, Transport};
 use nix::libc;
-use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo};
+use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, RcvBuf, RcvBufForce};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage,
     recvmsg, sendmsg, setsockopt,
@@ -20,6 +20,10 @@ use super::{Shared, Step};
 
 /// Datagrams that are read before other tasks of the thread get their turn.
 const BATCH: usize = 64;
+
+/// Bytes of queries that the kernel keeps for us: what all clients may ask in a burst must not be
+/// lost behind one that floods. The default keeps fewer than 300 small datagrams.
+const RECEIVE_BUFFER: usize = 2 << 20;
 
 /// Receive errors in a row after which a socket is given up; single ones happen.
 const MAX_ERRORS: u32 = 16;
@@ -90,6 +94,10 @@ impl Socket {
         match socket.local_addr()? {
             SocketAddr::V4(_) => setsockopt(&socket, Ipv4PacketInfo, &true)?,
             SocketAddr::V6(_) => setsockopt(&socket, Ipv6RecvPacketInfo, &true)?,
+        }
+        // Beyond the system's limit only with privileges; less than asked for is no fault.
+        if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            setsockopt(&socket, RcvBuf, &RECEIVE_BUFFER)?;
         }
         socket.set_nonblocking(true)?;
         Ok(Self {
