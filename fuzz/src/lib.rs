@@ -6,10 +6,12 @@
 //! needs no more than a wrapper around one of these functions.
 
 mod chunks;
+mod dns;
 mod frames;
 mod packet;
 
 pub use chunks::chunks;
+pub use dns::{dns_query, dns_reply};
 pub use frames::frames;
 pub use packet::packet;
 
@@ -17,8 +19,13 @@ pub use packet::packet;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder in the corpus.
-pub const TARGETS: &[(&str, Target)] =
-    &[("packet", packet), ("chunks", chunks), ("frames", frames)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("packet", packet),
+    ("chunks", chunks),
+    ("frames", frames),
+    ("dns_query", dns_query),
+    ("dns_reply", dns_reply),
+];
 
 /// One input of the corpus.
 #[derive(Debug, Clone, PartialEq, Eq)]
