@@ -1,3 +1,4 @@
 //! Command line.
 
 pub mod pki;
+pub mod relay;
