@@ -6,11 +6,13 @@
 //! needs no more than a wrapper around one of these functions.
 
 mod chunks;
+mod dataplane;
 mod dns;
 mod frames;
 mod packet;
 
 pub use chunks::chunks;
+pub use dataplane::dataplane;
 pub use dns::{dns_query, dns_reply};
 pub use frames::frames;
 pub use packet::packet;
@@ -21,6 +23,7 @@ pub type Target = fn(&[u8]);
 /// Every target, by the name of its folder in the corpus.
 pub const TARGETS: &[(&str, Target)] = &[
     ("packet", packet),
+    ("dataplane", dataplane),
     ("chunks", chunks),
     ("frames", frames),
     ("dns_query", dns_query),
