@@ -10,12 +10,14 @@ mod dataplane;
 mod dns;
 mod frames;
 mod packet;
+mod relay;
 
 pub use chunks::chunks;
 pub use dataplane::dataplane;
 pub use dns::{dns_query, dns_reply};
 pub use frames::frames;
 pub use packet::packet;
+pub use relay::{relay, relay_messages};
 
 /// A function that must take any bytes.
 pub type Target = fn(&[u8]);
@@ -26,6 +28,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("dataplane", dataplane),
     ("chunks", chunks),
     ("frames", frames),
+    ("relay", relay),
+    ("relay_messages", relay_messages),
     ("dns_query", dns_query),
     ("dns_reply", dns_reply),
 ];
