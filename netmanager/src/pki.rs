@@ -14,7 +14,7 @@
 
 pub(crate) mod files;
 pub mod store;
-mod template;
+pub(crate) mod template;
 
 use std::time::{Duration, SystemTime};
 
@@ -256,6 +256,41 @@ impl ClusterAuthority {
         self.key
             .sign(message)
             .with_context(|| format!("cluster {} cannot sign", self.name))
+    }
+}
+
+/// Signs what no authority would, for tests of those who must refuse it.
+#[cfg(test)]
+pub(crate) trait SignAnything {
+    /// The issuer's key and certificate.
+    fn parts(&self) -> (&KeyPair, &Certificate);
+
+    /// Signs any parameters for any key.
+    fn sign_anything(&self, params: &rcgen::CertificateParams, key: &KeyPair) -> Certificate {
+        let (own_key, own) = self.parts();
+        let issuer = Issuer::from_ca_cert_der(&own.der, own_key).unwrap();
+        params.signed_by(key, &issuer).unwrap().into()
+    }
+}
+
+#[cfg(test)]
+impl SignAnything for RootAuthority {
+    fn parts(&self) -> (&KeyPair, &Certificate) {
+        (&self.key, &self.certificate)
+    }
+}
+
+#[cfg(test)]
+impl SignAnything for ClusterAuthority {
+    fn parts(&self) -> (&KeyPair, &Certificate) {
+        (&self.key, &self.certificate)
+    }
+}
+
+#[cfg(test)]
+impl SignAnything for (KeyPair, Certificate) {
+    fn parts(&self) -> (&KeyPair, &Certificate) {
+        (&self.0, &self.1)
     }
 }
 

@@ -243,6 +243,26 @@ impl Credentials {
         QuicServerConfig::try_from(config).context("cannot use TLS in QUIC")
     }
 
+    /// The same, but showing another chain with another key, however wrong.
+    #[cfg(test)]
+    pub(crate) fn presenting(&self, chain: Vec<CertificateDer<'static>>, key: &[u8]) -> Self {
+        let key = PrivateKeyDer::Pkcs8(key.to_vec().into());
+        let key = provider().key_provider.load_private_key(key).unwrap();
+        Self {
+            certified: Arc::new(CertifiedKey::new(chain, key)),
+            ..self.clone()
+        }
+    }
+
+    /// The same, but trusting another root.
+    #[cfg(test)]
+    pub(crate) fn trusting(&self, root: TrustRoot) -> Self {
+        Self {
+            root: Arc::new(root),
+            ..self.clone()
+        }
+    }
+
     fn verifier(&self, expected: Expected) -> Verifier {
         Verifier::new(
             Arc::clone(&self.root),
