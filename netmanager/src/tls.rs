@@ -10,6 +10,7 @@
 mod certificate;
 mod clock;
 mod credentials;
+mod fault;
 mod provider;
 mod revocation;
 mod root;
@@ -30,10 +31,11 @@ use weald_proto::id::Identity;
 pub(crate) use certificate::{Facts, day};
 pub use clock::Clock;
 pub use credentials::{CA_FILE, CHAIN_FILE, Credentials, KEY_FILE, TOKEN_FILE};
+pub use fault::{Claim, PeerError, PeerFault};
 pub use revocation::RevocationSet;
 pub use root::TrustRoot;
 pub(crate) use verifier::cluster_of;
-pub use verifier::{Claim, Expected, PeerError, PeerFault, Usage, Verifier};
+pub use verifier::{Expected, Usage, Verifier};
 
 /// The application protocol between two nodes.
 pub const PEER_ALPN: &[u8] = b"weald-peer/1";

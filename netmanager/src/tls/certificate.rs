@@ -13,8 +13,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
-use super::KeyHash;
-use super::verifier::PeerFault;
+use super::{KeyHash, PeerFault};
 
 /// What a certificate says, believed or not.
 #[derive(Debug, Clone, PartialEq, Eq)]

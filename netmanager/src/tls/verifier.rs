@@ -9,7 +9,6 @@
 //! [`crate::pki::BACKDATE`] in the past, which is what clocks may differ by.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -17,22 +16,12 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
-use weald_proto::id::{IdError, Identity, Label};
+use weald_proto::id::{Identity, Label};
 use webpki::{Cert, EndEntityCert, KeyUsage, VerifiedPath};
 
+use super::fault::{ISSUER, MAX_PRESENTED, OWN};
 use super::provider::SIGNATURES;
-use super::{Clock, Facts, KeyHash, Peer, RevocationSet, TrustRoot, day};
-
-/// How many certificates a peer may present beside its own.
-///
-/// One is needed; a few more may come during a change of intermediates. The bound keeps the
-/// search for a path short.
-const MAX_PRESENTED: usize = 8;
-
-/// How error texts call the peer's own certificate.
-const OWN: &str = "it";
-/// How error texts call the intermediate.
-const ISSUER: &str = "its issuer's certificate";
+use super::{Claim, Clock, Facts, KeyHash, Peer, PeerError, PeerFault, RevocationSet, TrustRoot};
 
 /// Whom a verifier lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,130 +48,6 @@ pub struct Verifier {
     expected: Expected,
     clock: Clock,
     revoked: Arc<ArcSwap<RevocationSet>>,
-}
-
-/// Why a peer is refused: who it claims to be and which check failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("certificate of {claim}: {fault}")]
-pub struct PeerError {
-    /// Who the peer claims to be; not believed.
-    pub claim: Claim,
-    /// The check that failed.
-    pub fault: PeerFault,
-}
-
-/// Who a certificate claims to speak for, if that can be read at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim(pub Option<Identity>);
-
-impl fmt::Display for Claim {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Some(identity) => identity.fmt(f),
-            None => f.write_str("an unnamed peer"),
-        }
-    }
-}
-
-/// Which check of a certificate chain failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PeerFault {
-    /// The certificate cannot be read.
-    #[error("it is not a readable X.509 certificate")]
-    Encoding,
-    /// More certificates than a chain of ours can use.
-    #[error("{0} certificates presented, at most {max} are read", max = MAX_PRESENTED + 1)]
-    TooMany(usize),
-    /// No chain leads to the root.
-    #[error(
-        "no chain leads to root {0} (it is self-signed, of another root, or its intermediate was not presented)"
-    )]
-    Unanchored(Label),
-    /// A signature in the chain is wrong.
-    #[error("a signature in its chain is not by the key of root {0} or of its intermediate")]
-    Signature(Label),
-    /// Its life, or that of its issuer, is over.
-    #[error("{what} expired on {not_after}; it is now {now}")]
-    Expired {
-        /// Which certificate.
-        what: &'static str,
-        /// When its life ended.
-        not_after: String,
-        /// What this process takes for the current time.
-        now: String,
-    },
-    /// Its life, or that of its issuer, has not begun.
-    #[error("{what} is not valid before {not_before}; it is now {now}, check both clocks")]
-    NotYetValid {
-        /// Which certificate.
-        what: &'static str,
-        /// When its life begins.
-        not_before: String,
-        /// What this process takes for the current time.
-        now: String,
-    },
-    /// A CA presents itself.
-    #[error("it is a CA's, which is not a peer's")]
-    Authority,
-    /// Something that is no CA issued it.
-    #[error("its issuer is not a CA")]
-    IssuerNotAuthority,
-    /// Not exactly one intermediate stands between it and the root.
-    #[error("{0} intermediates stand between it and the root, exactly one must")]
-    Intermediates(usize),
-    /// Its issuer might let others issue.
-    #[error("its issuer's certificate has not path length 0")]
-    PathLength,
-    /// It may not be used this way.
-    #[error("its extended key usage does not allow {0}")]
-    ExtendedUsage(&'static str),
-    /// A key usage is missing.
-    #[error("{what} lacks key usage {usage}")]
-    KeyUsage {
-        /// Which certificate.
-        what: &'static str,
-        /// The usage that it lacks.
-        usage: &'static str,
-    },
-    /// It has none or several URI names.
-    #[error("it has {0} URI names, exactly one must be there")]
-    NameCount(usize),
-    /// Its URI name does not name a node or relay.
-    #[error("its URI name is wrong: {0}")]
-    Uri(IdError),
-    /// The issuer's URI name does not name a cluster.
-    #[error("its issuer is {0}, not a cluster")]
-    IssuerName(String),
-    /// The issuer is another cluster than it claims.
-    #[error("it names cluster {named}, but cluster {signer} signed it")]
-    ForeignCluster {
-        /// The cluster in its own URI name.
-        named: Label,
-        /// The cluster in the URI name of the intermediate that signed it.
-        signer: Label,
-    },
-    /// A URI name has the name of another root.
-    #[error("{what} names root {named}, not {ours}")]
-    ForeignRoot {
-        /// Which certificate.
-        what: &'static str,
-        /// The root that it names.
-        named: Label,
-        /// The root that is trusted.
-        ours: Label,
-    },
-    /// Somebody else answered than was dialled.
-    #[error("{0} was dialled, this is somebody else")]
-    Unexpected(Identity),
-    /// Something that is no node dials.
-    #[error("only nodes may dial here")]
-    NotANode,
-    /// It, or its issuer, is revoked.
-    #[error("{0} is revoked")]
-    Revoked(&'static str),
-    /// Anything else that webpki finds.
-    #[error("{0}")]
-    Other(String),
 }
 
 impl Verifier {
@@ -381,24 +246,6 @@ impl Facts {
             return Err(PeerFault::Revoked(ISSUER));
         }
         Ok(())
-    }
-}
-
-impl PeerFault {
-    fn expired(what: &'static str, not_after: UnixTime, now: UnixTime) -> Self {
-        Self::Expired {
-            what,
-            not_after: day(not_after),
-            now: day(now),
-        }
-    }
-
-    fn not_yet_valid(what: &'static str, not_before: UnixTime, now: UnixTime) -> Self {
-        Self::NotYetValid {
-            what,
-            not_before: day(not_before),
-            now: day(now),
-        }
     }
 }
 
