@@ -37,6 +37,7 @@ mod kernel;
 mod namespace;
 mod netlink;
 mod observe;
+mod ports;
 mod state;
 
 mod run;
@@ -267,6 +268,9 @@ fn bring(
         forget_host(state);
         state.host = host_id;
     }
+    if let Some(state) = old.as_mut().filter(|_| !desired::needs_forwarding(config)) {
+        leave_settings_to_neighbours(name, state)?;
+    }
     let mut kernel = Kernel::new(host.try_clone()?)?;
     let mut observed = observe::observe(&mut kernel, name, Some(config), old.as_ref())?;
     if !afresh {
@@ -324,11 +328,11 @@ fn forget_host(state: &mut State) {
     state.previous.clear();
 }
 
-/// Leaves it to another overlay of this host to give its settings back, if there is one.
+/// Leaves it to another overlay of this host to give its settings back, if one needs them.
 fn leave_settings_to_neighbours(name: &Label, state: &mut State) -> anyhow::Result<()> {
     let Some((other, mut neighbour)) = State::neighbours(name, state.host)
         .into_iter()
-        .find(|_| !state.previous.is_empty())
+        .find(|(_, neighbour)| neighbour.forwards && !state.previous.is_empty())
     else {
         return Ok(());
     };
@@ -342,5 +346,5 @@ fn leave_settings_to_neighbours(name: &Label, state: &mut State) -> anyhow::Resu
         }
     }
     neighbour.save(&Label::new(&other)?)?;
-    Ok(())
+    Ok(state.save(name)?)
 }

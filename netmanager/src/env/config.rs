@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use weald_proto::addr::{Dual, Pools};
-use weald_proto::id::{Label, MAX_LABEL_LEN, NodeId};
+use weald_proto::id::{Label, NodeId};
 use weald_proto::name::InstanceId;
 use weald_proto::table::{PortMapping, Table, Transport};
 
@@ -24,6 +24,9 @@ pub const RESOLVER_V6: Ipv6Addr = Ipv6Addr::new(0xfdfe, 0xffff, 0, 0, 0, 0, 0, 0
 
 /// The port that answers DNS.
 pub const RESOLVER_PORT: u16 = 53;
+
+/// What overlays' names begin with unless the config says otherwise.
+pub const DEFAULT_PREFIX: &str = "weald";
 
 /// Where the state of overlays is kept: one directory for each.
 pub const STATE_ROOT: &str = "/run/weald";
@@ -106,15 +109,18 @@ pub struct InstanceEnv {
 }
 
 impl EnvConfig {
-    /// The name of a node's overlay unless the config says another: `weald-<node>`.
+    /// The name of a node's overlay: `<prefix>-<node>`, shortened if it gets too long for a label.
+    ///
+    /// The prefix is the config's, [`DEFAULT_PREFIX`] if it says none; the config is the same on
+    /// every node, so the node's name is what tells nodes of one machine apart.
     #[must_use]
-    pub fn default_name(node: &NodeId) -> Label {
-        let mut text = format!("weald-{}", node.name);
-        if text.len() > MAX_LABEL_LEN {
-            text = format!("weald-{:016x}", fingerprint(node.name.as_str()));
-        }
-        // The prefix is a label and what follows is one, or hexadecimal digits.
-        Label::new(&text).unwrap_or_else(|_| node.name.clone())
+    pub fn overlay_name(prefix: &Label, node: &NodeId) -> Label {
+        let plain = format!("{prefix}-{}", node.name);
+        let hashed = || format!("weald-{:016x}", fingerprint(&plain));
+        // Both are made of labels; the second one is always short enough.
+        Label::new(&plain)
+            .or_else(|_| Label::new(&hashed()))
+            .unwrap_or_else(|_| prefix.clone())
     }
 
     /// What the table says of node `me`.

@@ -6,14 +6,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
 use nix::libc;
-use weald_proto::table::Transport;
 
 use super::config::INNER_MTU;
 use super::item::{Item, Place};
@@ -253,23 +251,6 @@ pub(super) fn list_counters(table: &str) -> io::Result<BTreeMap<String, u64>> {
         Some((name, counter["packets"].as_u64()?))
     });
     Ok(counters.collect())
-}
-
-/// Whether a port can be bound in the namespace of the calling thread, on every address.
-pub(super) fn is_port_free(port: u16, transport: Transport) -> io::Result<bool> {
-    for address in [SocketAddr::from(([0; 4], port)), ([0_u16; 8], port).into()] {
-        let bound = match transport {
-            Transport::Tcp => TcpListener::bind(address).map(drop),
-            Transport::Udp => UdpSocket::bind(address).map(drop),
-        };
-        match bound {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(false),
-            // A host without IPv6.
-            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
-            other => other?,
-        }
-    }
-    Ok(true)
 }
 
 /// Hands a transaction to nft in the namespace of the calling thread.

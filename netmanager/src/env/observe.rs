@@ -19,6 +19,7 @@ use super::kernel::{self, Kernel};
 use super::namespace;
 use super::netlink::Link;
 use super::plan::Observed;
+use super::ports;
 use super::state::{HostId, State, port_key};
 
 /// Lists what concerns the overlay; `config` is none when it is to go.
@@ -311,6 +312,7 @@ fn busy_ports(
     let mut busy = BTreeMap::new();
     let host = HostId::of(kernel.host())?;
     let neighbours = State::neighbours(&config.name, host);
+    let served = kernel.inside(&Place::Host, ports::served)?;
     for (port, transport) in config.mapped_ports() {
         let key = port_key(port, transport);
         if let Some((name, _)) = neighbours
@@ -325,7 +327,7 @@ fn busy_ports(
         if state.is_some_and(|state| state.ports.contains_key(&key)) {
             continue;
         }
-        if !kernel.inside(&Place::Host, || kernel::is_port_free(port, transport))? {
+        if served.contains(&(port, transport)) {
             busy.insert((port, transport), "a program of the host".to_owned());
         }
     }

@@ -256,3 +256,6 @@ const fn removal_rank(item: &Item) -> u8 {
         Item::File { .. } => 7,
     }
 }
+
+#[cfg(test)]
+mod tests;

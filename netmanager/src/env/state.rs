@@ -43,6 +43,8 @@ pub(super) struct State {
     pub(super) items: Vec<Item>,
     /// Host settings as they were before the first change, in the order of changing.
     pub(super) previous: Vec<Item>,
+    /// Whether the host must forward for it.
+    pub(super) forwards: bool,
     /// Mapped ports of the host, and the instance that each leads to.
     pub(super) ports: BTreeMap<String, String>,
 }
@@ -87,6 +89,7 @@ impl State {
             host,
             items: Vec::new(),
             previous: Vec::new(),
+            forwards: false,
             ports: BTreeMap::new(),
         }
     }
@@ -174,6 +177,7 @@ impl State {
                 self.previous.push(from.clone());
             }
         }
+        self.forwards |= desired::needs_forwarding(config);
         self.ports.extend(ports(config));
     }
 
@@ -181,7 +185,8 @@ impl State {
     pub(super) fn settle(&mut self, config: &EnvConfig) {
         self.items = desired::items(config);
         self.ports = ports(config).collect();
-        if !desired::needs_forwarding(config) {
+        self.forwards = desired::needs_forwarding(config);
+        if !self.forwards {
             self.previous.clear();
         }
     }

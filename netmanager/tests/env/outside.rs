@@ -184,7 +184,10 @@ fn two_overlays_share_a_host() {
 
         // The first to come is the first to go: the second still forwards, and gives back what
         // the first one found.
+        let mut first = Overlay::up(config.clone()).unwrap();
         drop(Overlay::up(other.clone()).unwrap());
+        config.egress = false;
+        first.update(config.clone()).unwrap();
         Overlay::down(&name).unwrap();
         let forwards = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
         assert_eq!(forwards, "1\n");

@@ -60,11 +60,14 @@ fn device_names_fit_and_differ() {
 }
 
 #[test]
-fn default_names_are_labels() {
+fn overlay_names_are_labels() {
     let long = NodeId::new(label("c"), label(&"a".repeat(63)));
-    assert_eq!(EnvConfig::default_name(&long).as_str().len(), 22);
+    let prefix = label(DEFAULT_PREFIX);
+    assert_eq!(EnvConfig::overlay_name(&prefix, &long).as_str().len(), 22);
     let short = NodeId::new(label("c"), label("n1"));
-    assert_eq!(EnvConfig::default_name(&short), label("weald-n1"));
+    assert_eq!(EnvConfig::overlay_name(&prefix, &short), label("weald-n1"));
+    let other = EnvConfig::overlay_name(&label("lab7"), &short);
+    assert_eq!(other, label("lab7-n1"));
 }
 
 #[test]
