@@ -8,12 +8,15 @@ mod document;
 mod net;
 mod table_file;
 
-pub use document::{ConfigError, ConfigErrors};
+pub use document::{ConfigError, ConfigErrors, read_file};
 pub use net::{DnsConfig, NetConfig, OverlayConfig, PkiConfig};
 pub use table_file::{load_table, parse_table};
 
 /// Where `netmanager` looks for its configuration unless told otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/weald/net.toml";
+
+/// Where `netmanager relay` looks for its configuration unless told otherwise.
+pub const DEFAULT_RELAY_CONFIG: &str = "/etc/weald/relay.toml";
 
 /// The path of the API socket unless the configuration names another.
 pub const DEFAULT_SOCKET: &str = "/run/weald/netmanager.sock";

@@ -22,4 +22,7 @@ pub mod dns_server;
 pub mod relay_server;
 
 pub mod api;
+
+pub mod daemon;
+
 pub mod cli;

@@ -1,3 +1,7 @@
-//! The `netmanager` binary.
+//! The `netmanager` binary: hands over to the command line of the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    netmanager::cli::main()
+}

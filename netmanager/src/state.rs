@@ -1,1 +1,290 @@
-//! What is kept on disk over a restart.
+//! What is kept on disk over a restart: the last good table, the stateless reset key, the peers
+//! that were active.
+//!
+//! Nothing here is needed to start: what is missing or broken is made anew or left out, with a
+//! warning. Files are replaced whole, so a power cut leaves the old or the new one. Used by the
+//! daemon only; the overlay's own state is `env`'s.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rustix::fs::FlockOperation;
+use weald_proto::id::NodeId;
+use weald_proto::table::Table;
+
+use crate::config::{ConfigErrors, load_table};
+
+/// The last table that was valid, as its file had it.
+const TABLE_FILE: &str = "table.toml";
+
+/// The key of QUIC's stateless resets.
+const RESET_KEY_FILE: &str = "reset.key";
+
+/// The peers that were active, one id a line.
+const PEERS_FILE: &str = "peers";
+
+/// Held by the daemon that uses the folder.
+const LOCK_FILE: &str = "lock";
+
+/// The most peers that are remembered: enough to reach the rest, few enough to dial at once.
+pub const MAX_KEPT_PEERS: usize = 64;
+
+/// The largest small file that is read: 64 ids of two labels each take 8 KiB.
+const MAX_SMALL_FILE_BYTES: u64 = 64 << 10;
+
+/// The key of QUIC's stateless resets: with it a restarted daemon tells its peers at once that
+/// their sessions are gone.
+pub const RESET_KEY_LEN: usize = 32;
+
+/// The folder of a daemon's state, locked against a second daemon.
+#[derive(Debug)]
+pub struct StateDir {
+    folder: PathBuf,
+    /// Holds the lock.
+    _lock: File,
+}
+
+impl StateDir {
+    /// Opens the folder, and makes it if it is not there, for root's eyes only.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or another daemon uses it.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .with_context(|| format!("cannot make the state folder {}", folder.display()))?;
+        let path = folder.join(LOCK_FILE);
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).with_context(|| {
+            let folder = folder.display();
+            format!("another netmanager uses {folder}; stop it, or set another state_dir")
+        })?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Keeps the text of a table that was found valid.
+    ///
+    /// # Errors
+    /// It could not be written; the one kept before is still there.
+    pub fn keep_table(&self, text: &str) -> anyhow::Result<()> {
+        self.replace(TABLE_FILE, text.as_bytes())
+    }
+
+    /// The table that was kept; none if there never was one.
+    ///
+    /// # Errors
+    /// What was kept cannot be read or is not a table.
+    pub fn kept_table(&self) -> Result<Option<Table>, ConfigErrors> {
+        kept_table(&self.folder)
+    }
+
+    /// The stateless reset key. Makes one if there is none; a broken one is replaced.
+    ///
+    /// # Errors
+    /// There is none and none can be written.
+    pub fn reset_key(&self) -> anyhow::Result<[u8; RESET_KEY_LEN]> {
+        match self.read_small(RESET_KEY_FILE) {
+            Ok(bytes) => match <[u8; RESET_KEY_LEN]>::try_from(bytes.as_slice()) {
+                Ok(key) => return Ok(key),
+                Err(_) => tracing::warn!(
+                    file = %self.folder.join(RESET_KEY_FILE).display(),
+                    found = bytes.len(),
+                    wanted = RESET_KEY_LEN,
+                    "the reset key has a wrong length; making a new one"
+                ),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, "the reset key cannot be read; making a new one"),
+        }
+        let mut key = [0; RESET_KEY_LEN];
+        aws_lc_rs::rand::fill(&mut key)
+            .map_err(|_| anyhow::anyhow!("the system has no randomness to make a key of"))?;
+        self.replace(RESET_KEY_FILE, &key)?;
+        Ok(key)
+    }
+
+    /// Keeps the peers that were active, at most [`MAX_KEPT_PEERS`].
+    ///
+    /// # Errors
+    /// They could not be written.
+    pub fn keep_peers<'a>(&self, peers: impl Iterator<Item = &'a NodeId>) -> anyhow::Result<()> {
+        let lines: String = peers
+            .take(MAX_KEPT_PEERS)
+            .map(|peer| format!("{peer}\n"))
+            .collect();
+        self.replace(PEERS_FILE, lines.as_bytes())
+    }
+
+    /// The peers that were active when they were last kept. Lines that are no ids are left out.
+    #[must_use]
+    pub fn kept_peers(&self) -> Vec<NodeId> {
+        let bytes = match self.read_small(PEERS_FILE) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) => {
+                tracing::warn!(%error, "the list of active peers cannot be read; starting without");
+                return Vec::new();
+            }
+        };
+        let text = String::from_utf8_lossy(&bytes);
+        let (peers, broken): (Vec<_>, Vec<_>) = text
+            .lines()
+            .take(MAX_KEPT_PEERS)
+            .map(str::parse)
+            .partition(Result::is_ok);
+        if !broken.is_empty() {
+            tracing::warn!(lines = broken.len(), "the list of active peers is damaged");
+        }
+        peers.into_iter().flatten().collect()
+    }
+
+    fn read_small(&self, name: &str) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(self.folder.join(name))?
+            .take(MAX_SMALL_FILE_BYTES)
+            .read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Writes a file beside the old one, makes it durable and puts it in its place.
+    fn replace(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let path = self.folder.join(name);
+        let next = self.folder.join(format!("{name}.next"));
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(0o600)
+                .open(&next)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&next, &path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// The table that a daemon kept in the state folder `folder`, whether it runs or not; none if it
+/// never kept one.
+///
+/// # Errors
+/// What was kept cannot be read or is not a table.
+pub fn kept_table(folder: &Path) -> Result<Option<Table>, ConfigErrors> {
+    let path = folder.join(TABLE_FILE);
+    if path.exists() {
+        load_table(&path).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const TABLE: &str = "[[node]]\nid = \"a/b\"\norganisation = \"acme\"\nipv4 = \"10.30.0.1\"\n";
+
+    fn state() -> (tempfile::TempDir, StateDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&folder.path().join("state")).unwrap();
+        (folder, state)
+    }
+
+    fn put(folder: &tempfile::TempDir, name: &str, bytes: &[u8]) {
+        fs::write(folder.path().join("state").join(name), bytes).unwrap();
+    }
+
+    #[test]
+    fn the_last_good_table_is_kept() {
+        let (folder, state) = state();
+        assert_eq!(state.kept_table(), Ok(None));
+        state.keep_table(TABLE).unwrap();
+        let table = state.kept_table().unwrap().unwrap();
+        assert_eq!(table.nodes[0].id.to_string(), "a/b");
+        assert!(!folder.path().join("state/table.toml.next").exists());
+    }
+
+    #[test]
+    fn a_damaged_table_is_an_error_that_names_the_file() {
+        let (folder, state) = state();
+        put(&folder, TABLE_FILE, &TABLE.as_bytes()[..15]);
+        let error = state.kept_table().unwrap_err().to_string();
+        assert!(error.contains("state/table.toml:2:"), "{error}");
+        put(&folder, TABLE_FILE, &[0xff, 0xfe]);
+        let error = state.kept_table().unwrap_err().to_string();
+        assert!(error.ends_with("is not UTF-8 text (byte 0)"), "{error}");
+    }
+
+    #[test]
+    fn the_reset_key_is_made_once_and_for_root_only() {
+        let (folder, state) = state();
+        let key = state.reset_key().unwrap();
+        assert_eq!(state.reset_key().unwrap(), key);
+        let path = folder.path().join("state").join(RESET_KEY_FILE);
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_ne!(key, [0; RESET_KEY_LEN]);
+    }
+
+    #[test]
+    fn a_damaged_reset_key_is_replaced() {
+        let (folder, state) = state();
+        for damaged in [&b""[..], b"short", &[7; RESET_KEY_LEN + 1]] {
+            put(&folder, RESET_KEY_FILE, damaged);
+            let key = state.reset_key().unwrap();
+            assert_eq!(state.reset_key().unwrap(), key);
+        }
+    }
+
+    #[test]
+    fn peers_are_kept_and_damaged_lines_left_out() {
+        let (folder, state) = state();
+        assert_eq!(state.kept_peers(), []);
+        let peers: Vec<NodeId> = vec!["a/b".parse().unwrap(), "a/c".parse().unwrap()];
+        state.keep_peers(peers.iter()).unwrap();
+        assert_eq!(state.kept_peers(), peers);
+        put(&folder, PEERS_FILE, b"a/b\n\xff\xff\n\"\n\na/c\n");
+        assert_eq!(state.kept_peers(), peers);
+        let many: Vec<NodeId> = (0..100)
+            .map(|i| format!("a/n{i}").parse().unwrap())
+            .collect();
+        state.keep_peers(many.iter()).unwrap();
+        assert_eq!(state.kept_peers(), many[..MAX_KEPT_PEERS]);
+    }
+
+    #[test]
+    fn a_second_daemon_is_refused() {
+        let (folder, state) = state();
+        let error = StateDir::open(&folder.path().join("state")).unwrap_err();
+        assert!(error.to_string().starts_with("another netmanager uses "));
+        drop(state);
+        assert!(StateDir::open(&folder.path().join("state")).is_ok());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = StateDir::open(&file.join("state")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot make the state folder"), "{error}");
+    }
+}

@@ -26,6 +26,10 @@ pub struct Status {
     pub uptime_ms: u64,
     /// Which table is in use.
     pub table: TableReport,
+    /// The instances that this node hosts, as `appname.appns.servicename.servicens.number`.
+    pub instances: Vec<String>,
+    /// How queries for names ended; only outcomes with a count.
+    pub names: Vec<QueryCounter>,
     /// The packet thread; none if it does not answer.
     pub packets: Option<PacketStatus>,
 }
@@ -104,6 +108,15 @@ pub struct RelayReport {
     pub observed_address: Option<SocketAddr>,
     /// Why it is down.
     pub reason: Option<String>,
+}
+
+/// How many queries for names ended in one way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryCounter {
+    /// The outcome's stable word.
+    pub outcome: String,
+    /// How many queries.
+    pub queries: u64,
 }
 
 /// How many packets were dropped for one reason.
@@ -256,4 +269,21 @@ pub struct CandidateReport {
     pub picked: bool,
     /// Why, or why not.
     pub reason: String,
+}
+
+/// What a name means on this node, and what the policies of its service would pick now.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The name with everything spelled out, without a zone.
+    pub name: String,
+    /// The service, as `appname.appns.servicename.servicens`.
+    pub service: String,
+    /// The name's policy.
+    pub policy: String,
+    /// The instance that the name asks for; only with policy `instance`.
+    pub instance: Option<String>,
+    /// What the name resolves to.
+    pub addresses: Vec<IpAddr>,
+    /// What `rr` and `closest` would pick, for each address family.
+    pub policies: Vec<PolicyExplanation>,
 }

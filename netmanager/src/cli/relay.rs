@@ -1,7 +1,7 @@
 //! `netmanager relay`: runs a relay, or asks a running one for its status.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
@@ -13,17 +13,9 @@ use crate::relay_server::{RelayConfig, RelayReport, RelayServer, ask_configured}
 /// It prints one line when it is ready and ends on SIGTERM or SIGINT with exit code 0.
 #[derive(Debug, clap::Args)]
 pub struct RelayArgs {
-    /// The relay's configuration: addresses, credentials, rate, status socket.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-
     /// Shows the status of the relay that runs with this configuration instead.
     #[arg(long)]
     status: bool,
-
-    /// Shows as JSON, on one line.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Runs the command.
@@ -31,12 +23,12 @@ pub struct RelayArgs {
 /// # Errors
 /// The configuration or the credentials are wrong, an address is not to be had, or no relay
 /// answers.
-pub fn run(args: &RelayArgs) -> anyhow::Result<()> {
+pub fn run(args: &RelayArgs, config: &Path, json: bool) -> anyhow::Result<()> {
     if args.status {
-        let report = ask_configured(&args.config)?;
-        return show(&report, args.json);
+        let report = ask_configured(config)?;
+        return show(&report, json);
     }
-    let config = RelayConfig::load(&args.config)?;
+    let config = RelayConfig::load(config)?;
     // Blocked before there are threads, so that none of them gets the signals.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
@@ -56,7 +48,7 @@ pub fn run(args: &RelayArgs) -> anyhow::Result<()> {
     let addresses = addresses.join(" and ");
     let mut out = std::io::stdout();
     // Who started us may not read; that is no reason not to relay.
-    let _ = if args.json {
+    let _ = if json {
         let line = serde_json::json!({
             "ready": true,
             "relay": server.identity().to_string(),

@@ -65,8 +65,11 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// Reads a file as text, within [`MAX_FILE_BYTES`].
-pub(super) fn read_file(path: &Path) -> Result<String, ConfigErrors> {
+/// Reads a configuration file as text, of at most 16 MiB.
+///
+/// # Errors
+/// It cannot be read, is too large, or is not text.
+pub fn read_file(path: &Path) -> Result<String, ConfigErrors> {
     let fault = |message: String| {
         ConfigErrors(vec![ConfigError {
             file: path.to_owned(),

@@ -14,9 +14,6 @@ use super::{ConfigErrors, DEFAULT_DATA_PORT, DEFAULT_SOCKET, DEFAULT_STATE_DIR};
 /// The longest path that a unix socket can have (`sun_path` less its closing zero).
 const MAX_SOCKET_PATH: usize = 107;
 
-/// The longest overlay name: it begins interface names, of which Linux allows 15 characters.
-const MAX_OVERLAY_NAME: usize = 8;
-
 /// The port of a resolver that is written without one.
 const DNS_PORT: u16 = 53;
 
@@ -49,10 +46,12 @@ pub struct PkiConfig {
 /// The overlay namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverlayConfig {
-    /// Names the namespace, links and nft tables; two netmanagers on one host need two names.
-    pub name: Label,
+    /// Names the namespace, links and nft tables; none means `weald-` and the node's name.
+    pub name: Option<Label>,
     /// Whether instances reach the outside, by masquerade through the host.
     pub egress: bool,
+    /// Whether the kernel leaves checksums and segmentation to us. Some kernels refuse it.
+    pub offloads: bool,
 }
 
 /// The resolver that instances use.
@@ -141,17 +140,14 @@ fn pki(reader: &mut Reader<'_>, top: &Section<'_>, folder: &Path) -> PkiConfig {
 }
 
 fn overlay(reader: &mut Reader<'_>, top: &Section<'_>) -> OverlayConfig {
-    let section = reader.subsection(top, "overlay", "[overlay]", &["name", "egress"]);
-    let name = section.and_then(|section| reader.value_with(&section, "name", overlay_name));
+    let section = reader.subsection(top, "overlay", "[overlay]", &["name", "egress", "offloads"]);
+    let name = section.and_then(|section| reader.value::<Label>(&section, "name"));
     let egress = section.and_then(|section| reader.flag(&section, "egress"));
-    let default = || overlay_name("weald").ok();
+    let offloads = section.and_then(|section| reader.flag(&section, "offloads"));
     OverlayConfig {
-        name: match name.map(|name| name.value).or_else(default) {
-            Some(name) => name,
-            // The constant above is a label.
-            None => unreachable!("the default name is valid"),
-        },
+        name: name.map(|name| name.value),
         egress: egress.unwrap_or(true),
+        offloads: offloads.unwrap_or(true),
     }
 }
 
@@ -200,14 +196,4 @@ fn upstream(text: &str) -> Result<SocketAddr, String> {
         ));
     }
     Ok(address)
-}
-
-fn overlay_name(text: &str) -> Result<Label, String> {
-    if text.len() > MAX_OVERLAY_NAME {
-        let shown = shorten(text);
-        return Err(format!(
-            "{shown:?} is too long: it begins the names of links; at most {MAX_OVERLAY_NAME} characters"
-        ));
-    }
-    Label::new(text).map_err(|error| error.to_string())
 }

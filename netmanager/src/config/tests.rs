@@ -237,7 +237,7 @@ fn a_configuration_has_defaults_and_relative_paths() {
     assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
     assert_eq!(config.pki.dir, Path::new("/etc/weald/pki"));
     assert_eq!(config.listen, "0.0.0.0:10260".parse().unwrap());
-    assert_eq!(config.overlay.name.as_str(), "weald");
+    assert_eq!(config.overlay.name, None);
     assert!(config.overlay.egress);
     assert!(config.dns.upstreams.is_empty());
 }
@@ -249,7 +249,7 @@ listen = "10260"
 tabel = "shop.toml"
 socket = 5
 [overlay]
-name = "much-too-long"
+name = "no spaces"
 egress = "yes"
 [dns]
 upstreams = ["192.0.2.1", "dns.example", "0.0.0.0"]
@@ -263,7 +263,7 @@ dir = ""
             "/etc/weald/net.toml:2:10: listen: \"10260\" is not an address with a port, as in \"0.0.0.0:10260\"",
             "/etc/weald/net.toml:3:1: unknown key \"tabel\" in the top level; did you mean \"table\"? (allowed: table, state_dir, socket, listen, pki, overlay, dns)",
             "/etc/weald/net.toml:4:10: socket in the top level must be a text in quotes, not an integer",
-            "/etc/weald/net.toml:6:8: name: \"much-too-long\" is too long: it begins the names of links; at most 8 characters",
+            "/etc/weald/net.toml:6:8: name: name \"no spaces\" has ' '; only letters a-z, digits and '-' are allowed",
             "/etc/weald/net.toml:7:10: egress in [overlay] must be true or false, not a string",
             "/etc/weald/net.toml:9:27: upstreams: \"dns.example\" is not an address, as in \"192.0.2.1\" or \"192.0.2.1:53\"",
             "/etc/weald/net.toml:9:42: upstreams: 0.0.0.0:53 cannot be asked; name a resolver's address",

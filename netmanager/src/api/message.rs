@@ -1,0 +1,92 @@
+//! Requests and answers of the local API, one a line of JSON.
+
+use serde::{Deserialize, Serialize};
+
+use super::inspect::FlowFilter;
+use super::report::{DropCounter, Explanation, FlowReport, PeerReport, Status};
+
+/// The longest request: a name has at most 253 characters, so this is far more than any needs.
+pub const MAX_REQUEST_BYTES: usize = 64 << 10;
+
+/// The longest answer that a client reads: 4096 flows take about 3 MB.
+pub const MAX_ANSWER_BYTES: u64 = 16 << 20;
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How is the daemon?
+    Status {},
+    /// Which peers are known?
+    Peers {},
+    /// Which flows are open?
+    Flows {
+        /// Which of them.
+        #[serde(default)]
+        filter: FlowFilter,
+    },
+    /// What does this name mean, and what would each policy pick now?
+    Explain {
+        /// A semantic name, with or without zone, short or whole.
+        name: String,
+        /// The local instance on whose behalf to ask; none means the host's programs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+    },
+    /// How many packets were dropped, by reason?
+    Counters {},
+}
+
+/// The answer to a [`Request`], or why there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", content = "data", rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Peers`].
+    Peers(Vec<PeerReport>),
+    /// To [`Request::Flows`].
+    Flows(Vec<FlowReport>),
+    /// To [`Request::Explain`].
+    Explanation(Explanation),
+    /// To [`Request::Counters`].
+    Counters(Vec<DropCounter>),
+    /// To any.
+    Error(ApiError),
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// What kind of reason.
+    pub code: ErrorCode,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl ApiError {
+    /// An error with its text.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+/// What kind of reason a request has no answer for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request is not understood.
+    BadRequest,
+    /// There is no such name or instance.
+    NotFound,
+    /// The asking process may not ask.
+    Refused,
+    /// Too many ask at once.
+    Busy,
+    /// The packet thread does not answer.
+    Unavailable,
+}

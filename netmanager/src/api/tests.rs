@@ -1,0 +1,354 @@
+//! The API over a real socket: who is let in, its bounds, and what it answers.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use netmanager_core::table::{Nodes, Snapshot};
+use rustix::fs::{Gid, Uid};
+use tokio::runtime::Runtime;
+
+use super::access::Caller;
+use super::client::{Client, ClientError};
+use super::inspect::{FlowFilter, Inspect, Inspector, Unavailable};
+use super::message::{Answer, ErrorCode, MAX_REQUEST_BYTES, Request};
+use super::report::*;
+use super::server::ApiServer;
+use super::{About, ApiContext};
+use crate::config::load_table;
+
+/// A packet thread that answers at once, or never.
+#[derive(Debug)]
+struct Canned {
+    answers: bool,
+}
+
+impl Inspector for Canned {
+    fn submit(&self, question: Inspect) -> Result<(), Unavailable> {
+        if !self.answers {
+            return Err(Unavailable);
+        }
+        match question {
+            Inspect::Status(reply) => reply.send(PacketStatus::default()),
+            Inspect::Peers(reply) => reply.send(vec![PeerReport::default()]),
+            Inspect::Flows(filter, reply) => {
+                assert_eq!(filter.source_port, Some(7));
+                reply.send(Vec::new());
+            }
+            Inspect::Explain(query, reply) => reply.send(
+                query
+                    .policies
+                    .iter()
+                    .map(|policy| PolicyExplanation {
+                        policy: policy.word().to_owned(),
+                        ..PolicyExplanation::default()
+                    })
+                    .collect(),
+            ),
+            // Dropped unanswered.
+            Inspect::Counters(_) => {}
+        }
+        Ok(())
+    }
+}
+
+struct Daemon {
+    _runtime: Runtime,
+    folder: tempfile::TempDir,
+}
+
+impl Daemon {
+    fn start(answers: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop.toml");
+        let table = load_table(&examples).unwrap();
+        let node = "site-a/a1".parse().unwrap();
+        let snapshot = Snapshot::build(&table, &node, &mut Nodes::new(), 1);
+        let context = Arc::new(ApiContext {
+            about: About {
+                node,
+                overlay: "weald-a1".into(),
+                listen: "0.0.0.0:10260".parse().unwrap(),
+                started: Instant::now(),
+            },
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            table: Arc::new(ArcSwap::from_pointee(TableReport::default())),
+            inspector: Arc::new(Canned { answers }),
+            names: Arc::default(),
+        });
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let entered = runtime.enter();
+        let server = ApiServer::bind(&folder.path().join("api.sock")).unwrap();
+        drop(entered);
+        runtime.spawn(server.serve(context));
+        Self {
+            _runtime: runtime,
+            folder,
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("api.sock")
+    }
+
+    fn ask(&self, request: &Request) -> Result<Answer, ClientError> {
+        Client::connect(&self.socket())?.ask(request)
+    }
+
+    fn ask_raw(&self, bytes: &[u8]) -> String {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        line
+    }
+}
+
+fn explain(name: &str, from: Option<&str>) -> Request {
+    Request::Explain {
+        name: name.to_owned(),
+        from: from.map(ToOwned::to_owned),
+    }
+}
+
+fn code(answer: Result<Answer, ClientError>) -> (ErrorCode, String) {
+    match answer {
+        Err(ClientError::Api(error)) => (error.code, error.message),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_request_has_its_answer() {
+    let daemon = Daemon::start(true);
+    let Answer::Status(status) = daemon.ask(&Request::Status {}).unwrap() else {
+        panic!("another answer")
+    };
+    assert_eq!(status.node, "site-a/a1");
+    assert_eq!(status.organisation.as_deref(), Some("acme"));
+    assert_eq!(status.packets, Some(PacketStatus::default()));
+    let filter = FlowFilter {
+        source_port: Some(7),
+        ..FlowFilter::default()
+    };
+    assert_eq!(
+        daemon.ask(&Request::Flows { filter }).unwrap(),
+        Answer::Flows(Vec::new())
+    );
+    assert_eq!(
+        daemon.ask(&Request::Peers {}).unwrap(),
+        Answer::Peers(vec![PeerReport::default()])
+    );
+    assert_eq!(
+        code(daemon.ask(&Request::Counters {})),
+        (
+            ErrorCode::Unavailable,
+            "the packet thread has no answer".to_owned()
+        )
+    );
+}
+
+#[test]
+fn names_are_looked_up_for_the_host_or_for_an_instance() {
+    let daemon = Daemon::start(true);
+    let Answer::Explanation(found) = daemon
+        .ask(&explain("Shop.prod.web.prod.any.rr.local", None))
+        .unwrap()
+    else {
+        panic!("another answer")
+    };
+    assert_eq!(found.name, "shop.prod.web.prod.any.rr");
+    assert_eq!(found.policies.len(), 2);
+    assert_eq!(
+        found.addresses,
+        [
+            "10.30.100.1".parse::<std::net::IpAddr>().unwrap(),
+            "fdff:2000::1".parse().unwrap()
+        ]
+    );
+    let (wrong, text) = code(daemon.ask(&explain("web.prod.rr", None)));
+    assert_eq!(wrong, ErrorCode::BadRequest);
+    assert!(text.contains("write appname.appns.web.prod"), "{text}");
+    assert!(
+        daemon
+            .ask(&explain("web.prod.rr", Some("shop.prod.client.prod.0")))
+            .is_ok()
+    );
+    assert_eq!(
+        code(daemon.ask(&explain("web.prod.rr", Some("nobody")))),
+        (
+            ErrorCode::NotFound,
+            "this node has no instance \"nobody\"; it has shop.prod.client.prod.0".to_owned()
+        )
+    );
+    let (missing, text) = code(daemon.ask(&explain("shop.prod.wbe.prod.rr", None)));
+    assert_eq!(missing, ErrorCode::NotFound);
+    assert!(text.contains("did you mean"), "{text}");
+}
+
+#[test]
+fn without_a_packet_thread_the_status_still_comes() {
+    let daemon = Daemon::start(false);
+    let Answer::Status(status) = daemon.ask(&Request::Status {}).unwrap() else {
+        panic!("another answer")
+    };
+    assert_eq!(status.packets, None);
+    assert_eq!(
+        code(daemon.ask(&Request::Peers {})),
+        (
+            ErrorCode::Unavailable,
+            "the packet thread does not answer".to_owned()
+        )
+    );
+}
+
+#[test]
+fn what_is_no_request_gets_an_error() {
+    let daemon = Daemon::start(true);
+    let unknown = "{\"answer\":\"error\",\"data\":{\"code\":\"bad_request\",\"message\":\"this is not a request: unknown variant `reboot`, expected one of `status`, `peers`, `flows`, `explain`, `counters` at line 1 column 19\"}}\n";
+    assert_eq!(daemon.ask_raw(b"{\"request\":\"reboot\"}\n"), unknown);
+    for bytes in [
+        &b"\n"[..],
+        b"{}\n",
+        b"\xff\xfe\n",
+        b"{\"request\":\"status\",\"extra\":1}\n",
+        b"[[[[[[\n",
+    ] {
+        let line = daemon.ask_raw(bytes);
+        assert!(line.contains("this is not a request"), "{line}");
+    }
+}
+
+#[test]
+fn a_request_without_end_is_cut_off() {
+    let daemon = Daemon::start(true);
+    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+    let written = stream.write_all(&vec![b' '; MAX_REQUEST_BYTES + 8192]);
+    let mut answer = String::new();
+    // The server closes with input unread, so the rest of the write may fail.
+    let read = stream.read_to_string(&mut answer);
+    assert!(
+        answer.contains("a request may have 65536 bytes") || written.is_err() || read.is_err(),
+        "{answer}"
+    );
+    assert!(daemon.ask(&Request::Status {}).is_ok());
+}
+
+#[test]
+fn more_connections_than_slots_are_told_so() {
+    let daemon = Daemon::start(true);
+    let held: Vec<_> = (0..64)
+        .map(|_| {
+            let mut client = Client::connect(&daemon.socket()).unwrap();
+            client.ask(&Request::Status {}).unwrap();
+            client
+        })
+        .collect();
+    let (busy, text) = code(daemon.ask(&Request::Status {}));
+    assert_eq!(busy, ErrorCode::Busy);
+    assert_eq!(text, "64 connections are open; close some");
+    drop(held);
+}
+
+#[test]
+fn the_socket_is_for_owner_and_group() {
+    let daemon = Daemon::start(true);
+    let mode = fs::metadata(daemon.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+}
+
+/// Asks as another user; needs root. Credentials are a thread's own in the kernel.
+fn ask_as(socket: PathBuf, uid: u32, gid: u32, groups: &'static [u32]) -> String {
+    std::thread::spawn(move || {
+        let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        rustix::thread::set_thread_groups(&groups).expect("this test needs root");
+        rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+        rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+        let mut line = String::new();
+        let stream = UnixStream::connect(socket).unwrap();
+        drop((&stream).write_all(b"{\"request\":\"status\"}\n"));
+        let mut reader = BufReader::new(stream);
+        reader.read_line(&mut line).unwrap();
+        let mut rest = Vec::new();
+        if line.contains("refused") {
+            // Closed after the refusal; the unread request may make that a reset.
+            assert_eq!(reader.read_to_end(&mut rest).unwrap_or(0), 0);
+        }
+        line
+    })
+    .join()
+    .unwrap()
+}
+
+#[test]
+fn strangers_are_refused_even_if_the_mode_lets_them_in() {
+    let daemon = Daemon::start(true);
+    for (path, mode) in [
+        (daemon.folder.path().to_owned(), 0o755),
+        (daemon.socket(), 0o666),
+    ] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let refusal = "{\"answer\":\"error\",\"data\":{\"code\":\"refused\",\"message\":\"user 65534 may not use this netmanager; be root, its user 0, or in the socket's group 4711\"}}\n";
+    std::os::unix::fs::chown(daemon.socket(), None, Some(4711)).unwrap();
+    assert_eq!(ask_as(daemon.socket(), 65534, 65534, &[65534]), refusal);
+    for (gid, groups) in [(4711, &[][..]), (65534, &[100, 4711][..])] {
+        let line = ask_as(daemon.socket(), 65534, gid, groups);
+        assert!(line.starts_with("{\"answer\":\"status\""), "{line}");
+    }
+}
+
+#[test]
+fn the_groups_decide() {
+    let caller = Caller {
+        uid: 1000,
+        gids: vec![100, 200],
+    };
+    assert!(caller.may_ask(1000, 0));
+    assert!(caller.may_ask(0, 200));
+    assert!(!caller.may_ask(0, 300));
+    let root = Caller {
+        uid: 0,
+        gids: Vec::new(),
+    };
+    assert!(root.may_ask(5, 5));
+}
+
+#[test]
+fn a_dead_daemons_socket_is_replaced_and_a_living_ones_is_not() {
+    let daemon = Daemon::start(true);
+    let bind = |path: &Path| {
+        let runtime = Runtime::new().unwrap();
+        let _entered = runtime.enter();
+        ApiServer::bind(path).map_err(|error| error.to_string())
+    };
+    let living = bind(&daemon.socket()).unwrap_err();
+    assert!(living.starts_with("another netmanager answers on "));
+    let dead = daemon.folder.path().join("dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    assert!(bind(&dead).is_ok());
+    let file = daemon.folder.path().join("file");
+    fs::write(&file, "precious").unwrap();
+    let refused = bind(&file).unwrap_err();
+    assert!(refused.ends_with("is not a socket; remove it, or set another socket path"));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+}
+
+#[test]
+fn a_client_without_a_daemon_says_what_to_do() {
+    let error = Client::connect(Path::new("/nowhere/api.sock")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no netmanager runs at /nowhere/api.sock: No such file or directory (os error 2); start one with `netmanager up`, or name its socket with --socket"
+    );
+}

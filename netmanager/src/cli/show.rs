@@ -1,0 +1,209 @@
+//! `status`, `peers` and `flows`: asks the daemon and shows what it says.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use super::failure::{Failure, Kind};
+use super::table::{Table, or_dash, print, print_json, rtt, span};
+use super::{FlowsArgs, Options};
+use crate::api::inspect::FlowFilter;
+use crate::api::message::{Answer, Request};
+use crate::api::report::{FlowReport, PacketStatus, PeerReport, Status};
+
+pub(super) fn status(options: &Options) -> Result<(), Failure> {
+    let Answer::Status(status) = options.ask(&Request::Status {})? else {
+        return Err(unexpected());
+    };
+    if options.json {
+        return Ok(print_json(&status)?);
+    }
+    Ok(print(&status_text(&status))?)
+}
+
+pub(super) fn peers(options: &Options) -> Result<(), Failure> {
+    let Answer::Peers(peers) = options.ask(&Request::Peers {})? else {
+        return Err(unexpected());
+    };
+    if options.json {
+        return Ok(print_json(&peers)?);
+    }
+    Ok(print(&peers_text(&peers))?)
+}
+
+pub(super) fn flows(options: &Options, args: &FlowsArgs) -> Result<(), Failure> {
+    let filter = FlowFilter {
+        protocol: args.protocol.clone(),
+        source: args.source,
+        source_port: None,
+        destination: args.destination,
+    };
+    let Answer::Flows(flows) = options.ask(&Request::Flows { filter })? else {
+        return Err(unexpected());
+    };
+    if options.json {
+        return Ok(print_json(&flows)?);
+    }
+    Ok(print(&flows_text(&flows))?)
+}
+
+/// The daemon answered another question than the one asked.
+pub(super) fn unexpected() -> Failure {
+    Failure::new(
+        Kind::Failed,
+        "the netmanager's answer does not fit the question; are both of one version?",
+    )
+}
+
+fn status_text(status: &Status) -> String {
+    let mut table = Table::default();
+    let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
+    row(
+        "node",
+        format!(
+            "{} (organisation {})",
+            status.node,
+            or_dash(status.organisation.as_deref())
+        ),
+    );
+    row(
+        "running",
+        format!(
+            "{}, version {}, process {}",
+            span(status.uptime_ms),
+            status.version,
+            status.pid
+        ),
+    );
+    row("overlay", status.overlay.clone());
+    row("data socket", status.listen.to_string());
+    let source = if status.table.from_kept_copy {
+        "kept copy of "
+    } else {
+        ""
+    };
+    row(
+        "table",
+        format!(
+            "{source}{}: {} nodes, {} relays, {} services, {} instances",
+            status.table.file,
+            status.table.nodes,
+            status.table.relays,
+            status.table.services,
+            status.table.instances
+        ),
+    );
+    for (i, instance) in status.instances.iter().enumerate() {
+        row(if i == 0 { "instances" } else { "" }, instance.clone());
+    }
+    if !status.names.is_empty() {
+        let counts = status.names.iter();
+        let counts: Vec<String> = counts
+            .map(|counter| format!("{} {}", counter.queries, counter.outcome))
+            .collect();
+        row("queries", counts.join(", "));
+    }
+    match &status.packets {
+        Some(packets) => packet_rows(packets, &mut row),
+        None => row("packets", "the packet thread does not answer".to_owned()),
+    }
+    let mut text = table.text();
+    if let Some(error) = &status.table.error {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "\nThe table's file is at fault and not in use:\n{error}"
+        );
+    }
+    text
+}
+
+fn packet_rows(packets: &PacketStatus, row: &mut impl FnMut(&str, String)) {
+    row(
+        "peers",
+        format!("{} of {} up", packets.peers_up, packets.peers),
+    );
+    for relay in &packets.relays {
+        let reason = relay.reason.as_deref().map(|reason| format!(", {reason}"));
+        row(
+            "relay",
+            format!(
+                "{} {}, rtt {}{}",
+                relay.relay,
+                relay.state,
+                rtt(relay.rtt_us),
+                reason.unwrap_or_default()
+            ),
+        );
+    }
+    row("flows", packets.flows.to_string());
+    let traffic = &packets.traffic;
+    row(
+        "tun",
+        format!(
+            "{} packets, {} bytes in; {} packets, {} bytes out",
+            traffic.tun_in_packets,
+            traffic.tun_in_bytes,
+            traffic.tun_out_packets,
+            traffic.tun_out_bytes
+        ),
+    );
+    row(
+        "socket",
+        format!(
+            "{} datagrams, {} bytes in; {} datagrams, {} bytes out",
+            traffic.socket_in_datagrams,
+            traffic.socket_in_bytes,
+            traffic.socket_out_datagrams,
+            traffic.socket_out_bytes
+        ),
+    );
+    for counter in packets.drops.iter().filter(|counter| counter.packets > 0) {
+        row("dropped", format!("{} {}", counter.packets, counter.reason));
+    }
+}
+
+fn peers_text(peers: &[PeerReport]) -> String {
+    let mut table = Table::new(&[
+        "NODE", "STATE", "PATH", "RTT", "MIN RTT", "SENT", "RECEIVED", "REASON",
+    ]);
+    for peer in peers {
+        table.row([
+            peer.node.clone(),
+            peer.state.clone(),
+            peer.path.to_string(),
+            rtt(peer.rtt_us),
+            rtt(peer.min_rtt_us),
+            peer.sent_bytes.to_string(),
+            peer.received_bytes.to_string(),
+            or_dash(Some(&peer.reason)),
+        ]);
+    }
+    table.text()
+}
+
+fn flows_text(flows: &[FlowReport]) -> String {
+    let mut table = Table::new(&[
+        "PROTOCOL", "FROM", "TO", "POLICY", "INSTANCE", "NODE", "STATE", "LANE", "PATH", "RTT",
+        "IDLE",
+    ]);
+    for flow in flows {
+        table.row([
+            flow.protocol.clone(),
+            endpoint(flow.source, flow.source_port),
+            endpoint(flow.destination, flow.destination_port),
+            or_dash(flow.policy.as_deref()),
+            or_dash(flow.instance.as_deref()),
+            flow.node.clone(),
+            flow.state.clone(),
+            format!("{} ({})", flow.lane, flow.lane_reason),
+            flow.path.to_string(),
+            rtt(flow.rtt_us),
+            span(flow.idle_ms),
+        ]);
+    }
+    table.text()
+}
+
+fn endpoint(ip: IpAddr, port: u16) -> String {
+    SocketAddr::new(ip, port).to_string()
+}

@@ -1,0 +1,62 @@
+//! Who this node is, as its certificate says, and what follows from it.
+
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use weald_proto::id::{Identity, Label, NodeId};
+use weald_proto::table::Table;
+
+use crate::config::{NetConfig, load_table};
+use crate::env::EnvConfig;
+use crate::state;
+use crate::tls::Credentials;
+
+/// A node that knows who it is.
+#[derive(Debug, Clone)]
+pub struct Identified {
+    /// The node.
+    pub node: NodeId,
+    /// The name of its overlay: as configured, else made of the node's.
+    pub overlay: Label,
+    /// Its certificate and key.
+    pub credentials: Arc<Credentials>,
+}
+
+impl Identified {
+    /// Reads the node's certificate.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no node's.
+    pub fn of(config: &NetConfig) -> anyhow::Result<Self> {
+        let folder = config.pki.dir.display();
+        let credentials = Credentials::load(&config.pki.dir)
+            .with_context(|| format!("cannot read the certificates in {folder}"))?;
+        let node = match credentials.identity() {
+            Identity::Node(node) => node.clone(),
+            other @ (Identity::Cluster(_) | Identity::Relay(_)) => bail!(
+                "the certificate in {folder} is for {other}, not for a node; make one with \
+                 `netmanager pki issue`"
+            ),
+        };
+        let named = config.overlay.name.clone();
+        Ok(Self {
+            overlay: named.unwrap_or_else(|| EnvConfig::default_name(&node)),
+            node,
+            credentials: Arc::new(credentials),
+        })
+    }
+
+    /// The table that a daemon with this configuration uses or would use.
+    ///
+    /// # Errors
+    /// Neither the file nor the kept copy is a table.
+    pub fn table(&self, config: &NetConfig) -> anyhow::Result<Table> {
+        match load_table(&config.table) {
+            Ok(table) => Ok(table),
+            Err(errors) => match state::kept_table(&config.state_dir) {
+                Ok(Some(table)) => Ok(table),
+                Ok(None) | Err(_) => Err(errors.into()),
+            },
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Keeps the table: which one is in use, where it came from, and what is wrong with its file.
+//!
+//! The file is what counts; a copy of the last good one is kept on disk and used at the start when
+//! the file is missing or invalid. An invalid file never replaces a table in use.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use netmanager_core::table::{Nodes, Snapshot};
+use weald_proto::id::NodeId;
+use weald_proto::table::Table;
+
+use crate::api::report::TableReport;
+use crate::config::{parse_table, read_file};
+use crate::state::{RESET_KEY_LEN, StateDir};
+
+/// The table in use, and all that follows it.
+#[derive(Debug)]
+pub(super) struct TableKeeper {
+    file: PathBuf,
+    state: StateDir,
+    node: NodeId,
+    nodes: Nodes,
+    epoch: u64,
+    table: Table,
+    /// What the file had when it was last looked at; none if it could not be read.
+    seen: Option<String>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    report: Arc<ArcSwap<TableReport>>,
+}
+
+/// A valid table that is not in use yet.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    table: Table,
+    text: String,
+}
+
+impl Candidate {
+    pub(super) const fn table(&self) -> &Table {
+        &self.table
+    }
+}
+
+impl TableKeeper {
+    /// Reads the file or, if it is missing or invalid, the kept copy.
+    pub(super) fn load(file: &Path, state: StateDir, node: &NodeId) -> anyhow::Result<Self> {
+        let seen = read_file(file);
+        let read = seen
+            .as_ref()
+            .map_err(|errors| errors.clone().into())
+            .and_then(|text| read_table(file, text, node));
+        let (table, error) = match read {
+            Ok(table) => (table, None),
+            Err(error) => (kept(&state, node, &error)?, Some(format!("{error:#}"))),
+        };
+        let seen = seen.ok();
+        if let (Some(text), None) = (&seen, &error) {
+            keep(&state, text);
+        }
+        let mut nodes = Nodes::new();
+        let snapshot = Snapshot::build(&table, node, &mut nodes, 1);
+        let keeper = Self {
+            file: file.to_owned(),
+            state,
+            node: node.clone(),
+            nodes,
+            epoch: 1,
+            table,
+            seen,
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            report: Arc::default(),
+        };
+        keeper.publish(error.is_some(), error);
+        Ok(keeper)
+    }
+
+    pub(super) const fn table(&self) -> &Table {
+        &self.table
+    }
+
+    pub(super) const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn snapshot(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.snapshot)
+    }
+
+    pub(super) fn report(&self) -> Arc<ArcSwap<TableReport>> {
+        Arc::clone(&self.report)
+    }
+
+    /// The table in the file if it is valid and another than the one in use. What is wrong with an
+    /// invalid one is logged and reported.
+    pub(super) fn read_change(&mut self) -> Option<Candidate> {
+        let text = match read_file(&self.file) {
+            Ok(text) => text,
+            Err(errors) => {
+                self.seen = None;
+                self.complain(&errors.into());
+                return None;
+            }
+        };
+        if self.seen.as_ref() == Some(&text) {
+            return None;
+        }
+        self.seen = Some(text.clone());
+        match read_table(&self.file, &text, &self.node) {
+            Ok(table) if table == self.table => {
+                keep(&self.state, &text);
+                self.publish(false, None);
+                None
+            }
+            Ok(table) => Some(Candidate { table, text }),
+            Err(error) => {
+                self.complain(&error);
+                None
+            }
+        }
+    }
+
+    /// Puts a table to use and keeps it on disk.
+    pub(super) fn accept(&mut self, candidate: Candidate) -> Arc<Snapshot> {
+        self.epoch += 1;
+        self.table = candidate.table;
+        let snapshot = Snapshot::build(&self.table, &self.node, &mut self.nodes, self.epoch);
+        let snapshot = Arc::new(snapshot);
+        self.snapshot.store(Arc::clone(&snapshot));
+        keep(&self.state, &candidate.text);
+        self.publish(false, None);
+        snapshot
+    }
+
+    /// Leaves a table unused because the overlay cannot be changed to it. It is tried again when
+    /// the file changes, or on SIGHUP.
+    pub(super) fn refuse(&mut self, candidate: Candidate, error: &anyhow::Error) {
+        drop(candidate);
+        self.seen = None;
+        self.complain(error);
+    }
+
+    pub(super) fn reset_key(&self) -> anyhow::Result<[u8; RESET_KEY_LEN]> {
+        self.state.reset_key()
+    }
+
+    pub(super) fn kept_peers(&self) -> Vec<NodeId> {
+        self.state.kept_peers()
+    }
+
+    pub(super) fn keep_peers(&self, peers: &[NodeId]) {
+        if let Err(error) = self.state.keep_peers(peers.iter()) {
+            tracing::warn!(error = %format!("{error:#}"), "cannot keep the list of active peers");
+        }
+    }
+
+    fn complain(&self, error: &anyhow::Error) {
+        let error = format!("{error:#}");
+        let report = self.report.load();
+        if report.error.as_ref() == Some(&error) {
+            return;
+        }
+        tracing::warn!("the table's file is not used; the table stays as it was:\n{error}");
+        self.publish(report.from_kept_copy, Some(error));
+    }
+
+    fn publish(&self, from_kept_copy: bool, error: Option<String>) {
+        self.report.store(Arc::new(TableReport {
+            file: self.file.display().to_string(),
+            from_kept_copy,
+            epoch: self.epoch,
+            nodes: self.table.nodes.len(),
+            relays: self.table.relays.len(),
+            services: self.table.services.len(),
+            instances: self.table.instances.len(),
+            error,
+        }));
+    }
+}
+
+/// Reads a table that has this node.
+fn read_table(file: &Path, text: &str, node: &NodeId) -> anyhow::Result<Table> {
+    let table = parse_table(file, text)?;
+    if table.node(node).is_none() {
+        let known: Vec<String> = table.nodes.iter().map(|row| row.id.to_string()).collect();
+        bail!(
+            "{}: has no row for this node, {node}; it has {}",
+            file.display(),
+            known.join(", ")
+        );
+    }
+    Ok(table)
+}
+
+/// The kept copy, because the file cannot be used for `error`.
+fn kept(state: &StateDir, node: &NodeId, error: &anyhow::Error) -> anyhow::Result<Table> {
+    let kept = match state.kept_table() {
+        Ok(Some(kept)) if kept.node(node).is_some() => kept,
+        Ok(_) => bail!("{error:#}"),
+        Err(damage) => {
+            tracing::warn!("the kept table is damaged too:\n{damage}");
+            bail!("{error:#}")
+        }
+    };
+    tracing::warn!("the table's file cannot be used; starting with the kept copy:\n{error:#}");
+    Ok(kept)
+}
+
+fn keep(state: &StateDir, text: &str) {
+    let kept = state.keep_table(text).context("cannot keep the table");
+    if let Err(error) = kept {
+        tracing::warn!("{error:#}; after a restart an older one may be used");
+    }
+}
