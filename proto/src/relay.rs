@@ -45,9 +45,13 @@ pub const EXPORTER_DOWN: &[u8] = b"down";
 /// Bytes of the longest token that fits a message with room for everything around it.
 pub const MAX_TOKEN_LEN: usize = 3072;
 
-// Generated code is public within its private module, has no documentation, and is not ours to
-// lint.
-#[allow(unreachable_pub, missing_docs, clippy::all, clippy::use_self)]
+#[allow(
+    unreachable_pub,
+    missing_docs,
+    clippy::all,
+    clippy::use_self,
+    reason = "generated code: public within its private module, and not ours to lint"
+)]
 mod wire {
     include!(concat!(env!("OUT_DIR"), "/weald.relay.v1.rs"));
 }

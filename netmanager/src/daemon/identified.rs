@@ -8,6 +8,7 @@ use weald_proto::table::Table;
 
 use crate::config::{NetConfig, load_table};
 use crate::env::EnvConfig;
+use crate::env::config::DEFAULT_PREFIX;
 use crate::state;
 use crate::tls::Credentials;
 
@@ -38,9 +39,12 @@ impl Identified {
                  `netmanager pki issue`"
             ),
         };
-        let named = config.overlay.name.clone();
+        let overlay = match &config.overlay.name {
+            Some(name) => name.clone(),
+            None => EnvConfig::overlay_name(&Label::new(DEFAULT_PREFIX)?, &node),
+        };
         Ok(Self {
-            overlay: named.unwrap_or_else(|| EnvConfig::default_name(&node)),
+            overlay,
             node,
             credentials: Arc::new(credentials),
         })

@@ -251,8 +251,7 @@ pub fn host_device(overlay: &Label) -> String {
 /// A number made of the overlay's name, to tell apart what several nodes put on one host.
 #[must_use]
 pub fn overlay_number(overlay: &Label) -> u16 {
-    // Truncation is the purpose.
-    #[expect(clippy::cast_possible_truncation)]
+    #[expect(clippy::cast_possible_truncation, reason = "truncation is the purpose")]
     let number = fingerprint(overlay.as_str()) as u16;
     number
 }

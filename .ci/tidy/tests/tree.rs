@@ -1,0 +1,241 @@
+//! What holds for every file of the tree and for the arrows between crates.
+
+#![allow(
+    clippy::expect_used,
+    reason = "helpers of tests may fail loudly; clippy exempts only the tests themselves"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Lines of non-test code that a file may have; at 300 one should think of splitting.
+const MAX_LINES: usize = 500;
+
+/// Files that may be longer, up to so many lines, and why.
+const LONGER: [(&str, usize, &str); 1] = [(
+    "netmanager/src/driver/drive.rs",
+    560,
+    "one noun that is still being written; split it when the issue closes",
+)];
+
+/// What must not reach the core, at any depth: it does no I/O and has no runtime.
+const NOT_IN_THE_CORE: [&str; 8] = [
+    "tokio",
+    "quinn",
+    "quinn-proto",
+    "quinn-udp",
+    "socket2",
+    "mio",
+    "rtnetlink",
+    "tun-rs",
+];
+
+/// Which packages of ours each package of ours may depend on, tests included.
+const ARROWS: [(&str, &[&str]); 7] = [
+    ("weald-proto", &[]),
+    ("netmanager-core", &["weald-proto"]),
+    (
+        "netmanager",
+        &[
+            "weald-proto",
+            "netmanager-core",
+            "weald-fuzz",
+            "netns-tests",
+        ],
+    ),
+    ("weald-fuzz", &["weald-proto", "netmanager-core"]),
+    (
+        "netns-tests",
+        &["weald-proto", "netmanager-core", "netmanager"],
+    ),
+    (
+        "bench",
+        &[
+            "weald-proto",
+            "netmanager-core",
+            "netmanager",
+            "netns-tests",
+            "weald-fuzz",
+        ],
+    ),
+    ("tidy", &[]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .expect("the workspace's folder")
+}
+
+/// Every Rust file that is ours, with its text.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the tree") {
+            let path = entry.expect("an entry").path();
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned());
+            let name = name.unwrap_or_default();
+            if path.is_symlink() {
+                continue;
+            }
+            if path.is_dir() {
+                if name != "target" && (name == ".ci" || !name.starts_with('.')) {
+                    folders.push(path);
+                }
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("a source file");
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(found.len() > 50, "the tree was not found");
+    found.sort();
+    found
+}
+
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root())
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}
+
+/// Tests, which may be as long as they need.
+fn is_test(path: &Path) -> bool {
+    let shown = shown(path);
+    shown.contains("/tests/") || shown.ends_with("/tests.rs") || shown.contains("/benches/")
+}
+
+fn must_be_empty(faults: &[String]) {
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let faults: Vec<String> = sources()
+        .iter()
+        .filter(|(_, text)| !text.starts_with("//! "))
+        .map(|(path, _)| format!("{}: begin with `//! What it is`", shown(path)))
+        .collect();
+    must_be_empty(&faults);
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let faults: Vec<String> = sources()
+        .iter()
+        .filter(|(path, _)| !is_test(path))
+        .filter_map(|(path, text)| {
+            let code = text
+                .split("\n#[cfg(test)]\nmod tests {")
+                .next()
+                .unwrap_or_default();
+            let lines = code.lines().count();
+            let longer = LONGER.iter().find(|(file, ..)| *file == shown(path));
+            let limit = longer.map_or(MAX_LINES, |(_, limit, _)| *limit);
+            (lines > limit).then(|| format!("{}: {lines} lines, at most {limit}", shown(path)))
+        })
+        .collect();
+    must_be_empty(&faults);
+}
+
+#[test]
+fn allowed_lints_have_reasons() {
+    let mut faults = Vec::new();
+    for (path, text) in sources() {
+        if is_test(&path) {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            let attribute = line.trim_start();
+            let allows = ["#[allow(", "#![allow(", "#[expect(", "#![expect("];
+            let starts = allows.iter().any(|allow| attribute.starts_with(allow));
+            let whole: String = text.lines().skip(number).take(6).collect();
+            let end = whole.find(")]").unwrap_or(whole.len());
+            if starts && !whole.get(..end).unwrap_or_default().contains("reason =") {
+                faults.push(format!(
+                    "{}:{}: say why: `reason = \"...\"`",
+                    shown(&path),
+                    number + 1
+                ));
+            }
+        }
+    }
+    must_be_empty(&faults);
+}
+
+#[test]
+fn modules_are_files_beside_their_folder() {
+    let faults: Vec<String> = sources()
+        .iter()
+        .filter(|(path, _)| path.ends_with("mod.rs"))
+        .map(|(path, _)| format!("{}: name it after its folder, beside it", shown(path)))
+        .collect();
+    must_be_empty(&faults);
+}
+
+/// The names of all packages that `package` needs, ours or not.
+fn dependencies(package: &str, edges: &str, depth: Option<&str>) -> BTreeSet<String> {
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .current_dir(root())
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ])
+        .args(["-p", package, "-e", edges]);
+    // A caller may unify the features of the whole workspace; here each package stands alone.
+    for (name, _) in std::env::vars() {
+        if name.starts_with("CARGO_RESOLVER_") || name.starts_with("CARGO_UNSTABLE_") {
+            command.env_remove(name);
+        }
+    }
+    if let Some(depth) = depth {
+        command.args(["--depth", depth]);
+    }
+    let output = command.output().expect("cargo tree");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{errors}");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| *name != package && !name.is_empty())
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_core_does_no_io() {
+    let found = dependencies("netmanager-core", "normal", None);
+    assert!(found.contains("weald-proto"), "{found:?}");
+    for package in NOT_IN_THE_CORE {
+        assert!(
+            !found.contains(package),
+            "netmanager-core depends on {package}"
+        );
+    }
+}
+
+#[test]
+fn packages_of_ours_depend_in_one_direction() {
+    let ours: BTreeSet<&str> = ARROWS.iter().map(|(package, _)| *package).collect();
+    for (package, allowed) in ARROWS {
+        for found in dependencies(package, "normal,build,dev", Some("1")) {
+            assert!(
+                !ours.contains(found.as_str()) || allowed.contains(&found.as_str()),
+                "{package} depends on {found}"
+            );
+        }
+    }
+}
