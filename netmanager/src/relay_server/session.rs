@@ -10,7 +10,7 @@ use bytes::Bytes;
 use netmanager_core::relay::{MAX_PACKET, Registration, Relay};
 use netmanager_core::seal::SealKey;
 use quinn_proto::{Connection, Dir, Event, StreamEvent, StreamId, VarInt};
-use tracing::{debug, info};
+use tracing::debug;
 use weald_proto::relay::{
     Deframer, EXPORTER_DOWN, EXPORTER_UP, Hello, HelloRefusal, Limits, NodeMessage, Opened,
     Refused, RelayMessage, VERSION, Welcome,
@@ -226,7 +226,7 @@ impl Session {
             .expires
             .as_secs()
             .saturating_sub(host.credentials.clock().now().as_secs());
-        info!(node = %admission.node, organisation = %admission.organisation, "registered");
+        debug!(node = %admission.node, organisation = %admission.organisation, "registered");
         let registered = host.relay.register(Registration {
             node: admission.node,
             organisation: admission.organisation,
