@@ -21,14 +21,14 @@ pub struct Client {
 pub enum ClientError {
     /// Nothing listens at the socket.
     #[error(
-        "no netmanager runs at {}: {source}; start one with `netmanager up`, or name its socket with --socket",
+        "no netmanager runs at {}: {error}; start one with `netmanager up`, or name its socket with --socket",
         .socket.display()
     )]
     NotRunning {
         /// The socket.
         socket: PathBuf,
         /// What the system says.
-        source: io::Error,
+        error: io::Error,
     },
     /// The socket may not be opened.
     #[error(
@@ -56,12 +56,12 @@ impl Client {
     /// # Errors
     /// None runs there, or its socket may not be opened.
     pub fn connect(socket: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(socket).map_err(|source| {
+        let stream = UnixStream::connect(socket).map_err(|error| {
             let socket = socket.to_owned();
-            if source.kind() == io::ErrorKind::PermissionDenied {
+            if error.kind() == io::ErrorKind::PermissionDenied {
                 ClientError::NoPermission { socket }
             } else {
-                ClientError::NotRunning { socket, source }
+                ClientError::NotRunning { socket, error }
             }
         })?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;

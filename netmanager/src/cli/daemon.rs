@@ -1,5 +1,6 @@
 //! `up` and `down`: runs the daemon; stops it and removes the overlay.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -88,6 +89,7 @@ pub(super) fn start_logging(filter: &str) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(|error| Failure::new(Kind::Failed, error.to_string()))
 }

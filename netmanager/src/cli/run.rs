@@ -19,10 +19,7 @@ pub(super) fn run(options: &Options, args: &RunArgs) -> Result<(), Failure> {
         .collect();
     let instance = find(&args.instance, &local)?;
     let error = run_in_instance(&identified.overlay, instance, &args.command);
-    Err(Failure::new(
-        Kind::Failed,
-        format!("cannot run in instance {instance}: {error}; is the overlay up?"),
-    ))
+    Err(Failure::new(Kind::Failed, error.to_string()))
 }
 
 /// The one local instance that `wanted` means: its whole name, or labels that only its name begins
