@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::emulator::Impairment;
-use crate::fleet::{Fleet, RELAY_PORT};
+use crate::fleet::{Fleet, RELAY_PORT, elements};
 use crate::lab::Lab;
 use crate::machine_state::{MachineState, Scope};
 use crate::process::Process;
@@ -212,7 +212,7 @@ impl Demo<'_> {
     /// The path of the client's newest flow to an address, as `netmanager flows` tells it.
     fn path_to(&self, instance: &str) -> Result<String> {
         let flows = self.fleet.tool_json(CLIENT, &["flows"])?;
-        let flows = flattened(flows);
+        let flows: Vec<&Value> = flows.iter().flat_map(elements).collect();
         let ours = flows.iter().filter(|flow| flow["instance"] == instance);
         let newest = ours.min_by_key(|flow| flow["age_ms"].as_u64());
         let newest = newest.with_context(|| format!("no flow to {instance} in {flows:?}"))?;
@@ -228,19 +228,6 @@ impl Demo<'_> {
         }
         Ok(())
     }
-}
-
-/// The elements of answers that may come as lines or as lists.
-fn flattened(values: Vec<Value>) -> Vec<Value> {
-    let mut elements = Vec::new();
-    for value in values {
-        if let Value::Array(list) = value {
-            elements.extend(list);
-        } else {
-            elements.push(value);
-        }
-    }
-    elements
 }
 
 /// `local`, `direct ADDRESS` or `relay NAME`.

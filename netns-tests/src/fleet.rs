@@ -33,13 +33,14 @@ pub struct Fleet<'lab> {
     daemons: BTreeMap<String, Process>,
     relays: BTreeMap<String, Process>,
     members: BTreeMap<String, Member>,
+    table_text: String,
 }
 
 #[derive(Debug, Clone)]
 struct Member {
     overlay: String,
     config: PathBuf,
-    socket: PathBuf,
+    table: PathBuf,
 }
 
 impl<'lab> Fleet<'lab> {
@@ -56,6 +57,7 @@ impl<'lab> Fleet<'lab> {
             daemons: BTreeMap::new(),
             relays: BTreeMap::new(),
             members: BTreeMap::new(),
+            table_text: String::new(),
         };
         let authority = fleet.authority();
         fleet.program(&["pki", "init", path(&authority)?, "--root", "lab"])?;
@@ -68,22 +70,23 @@ impl<'lab> Fleet<'lab> {
         self.lab.dir().join("authority")
     }
 
-    /// Writes the table that nodes share, for nodes to be added later or to reload.
+    /// Gives every node, also those added later, this table. Running daemons read it by themselves.
     ///
     /// # Errors
-    /// The file cannot be written.
-    pub fn write_table(&self, text: &str) -> Result<()> {
-        // Renamed into place, as editors do, so that nobody reads half of it.
-        let (target, draft) = (self.table(), self.lab.dir().join("table.draft"));
-        fs::write(&draft, text)
-            .and_then(|()| fs::rename(&draft, &target))
-            .context("write the table")
+    /// A file cannot be written.
+    pub fn write_table(&mut self, text: &str) -> Result<()> {
+        text.clone_into(&mut self.table_text);
+        self.members
+            .values()
+            .try_for_each(|member| replace_file(&member.table, text))
     }
 
-    /// Where the table is.
-    #[must_use]
-    pub fn table(&self) -> PathBuf {
-        self.lab.dir().join("table.toml")
+    /// Gives one node a table of its own.
+    ///
+    /// # Errors
+    /// The node is not of the fleet, or the file cannot be written.
+    pub fn write_table_of(&self, machine: &str, text: &str) -> Result<()> {
+        replace_file(&self.member(machine)?.table, text)
     }
 
     /// Issues a node's certificate and writes its configuration; `machine` is the lab's name of
@@ -100,28 +103,17 @@ impl<'lab> Fleet<'lab> {
     ) -> Result<()> {
         let host = self.lab.node(machine);
         let pki = host.dir()?.join("pki");
-        let authority = self.authority();
-        self.program(&[
-            "pki",
-            "issue",
-            path(&authority)?,
-            "--node",
-            id,
-            "--organisation",
-            organisation,
-            "--out",
-            path(&pki)?,
-        ])?;
+        self.issue_node(id, organisation, &self.authority(), &pki)?;
         let overlay = self.overlay_name(machine);
         self.lab.own_namespaces(&overlay);
         let socket = host.dir()?.join("api.sock");
+        let table = host.write_file("table.toml", &self.table_text)?;
         let config = host.write_file(
             "net.toml",
             format!(
                 "table = {table:?}\nstate_dir = {state:?}\nsocket = {socket:?}\n\
                  listen = \"0.0.0.0:{DATA_PORT}\"\n{extra}\n\
                  [pki]\ndir = {pki:?}\n\n[overlay]\nname = {overlay:?}\n",
-                table = self.table(),
                 state = host.dir()?.join("state"),
             ),
         )?;
@@ -130,10 +122,27 @@ impl<'lab> Fleet<'lab> {
             Member {
                 overlay,
                 config,
-                socket,
+                table,
             },
         );
         Ok(())
+    }
+
+    /// Issues a node's certificate into a folder.
+    ///
+    /// # Errors
+    /// The program refuses.
+    pub fn issue_node(
+        &self,
+        id: &str,
+        organisation: &str,
+        authority: &Path,
+        out: &Path,
+    ) -> Result<()> {
+        let (authority, out) = (path(authority)?, path(out)?);
+        let issue = ["pki", "issue", authority, "--node", id];
+        let rest = ["--organisation", organisation, "--out", out];
+        self.program(&[&issue[..], &rest].concat()).map(drop)
     }
 
     /// Issues a relay's certificate and starts it; returns when it is ready.
@@ -269,6 +278,39 @@ impl<'lab> Fleet<'lab> {
         values.collect()
     }
 
+    /// How many packets a node's daemon has dropped for a reason.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn drops(&self, machine: &str, reason: &str) -> Result<u64> {
+        let status = self.tool_json(machine, &["status"])?;
+        let drops = status
+            .first()
+            .and_then(|status| status["packets"]["drops"].as_array());
+        let of_reason = drops
+            .into_iter()
+            .flatten()
+            .find(|drop| drop["reason"] == reason);
+        Ok(of_reason
+            .and_then(|drop| drop["packets"].as_u64())
+            .unwrap_or(0))
+    }
+
+    /// What a node's daemon reports of a peer.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or does not know the peer.
+    pub fn peer(&self, machine: &str, id: &str) -> Result<Value> {
+        let peers = self.tool_json(machine, &["peers"])?;
+        let found = peers
+            .iter()
+            .flat_map(elements)
+            .find(|peer| peer["node"] == id);
+        found
+            .cloned()
+            .with_context(|| format!("{machine} knows no peer {id}: {peers:?}"))
+    }
+
     /// The command line of a tool.
     ///
     /// # Errors
@@ -327,14 +369,6 @@ impl<'lab> Fleet<'lab> {
                 (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
             });
         format!("w{:07x}", hash & 0xfff_ffff)
-    }
-
-    /// Where a node's local API is.
-    ///
-    /// # Errors
-    /// The machine is not of the fleet.
-    pub fn socket(&self, machine: &str) -> Result<&Path> {
-        Ok(&self.member(machine)?.socket)
     }
 
     /// The host of a member.
@@ -412,6 +446,22 @@ fn netmanager_binary() -> Result<PathBuf> {
             places.join(", ")
         )
     })
+}
+
+/// The elements of a list, or the value itself.
+pub fn elements(value: &Value) -> Vec<&Value> {
+    match value.as_array() {
+        Some(list) => list.iter().collect(),
+        None => vec![value],
+    }
+}
+
+/// Renames the new text into place, as editors do, so that nobody reads half of it.
+fn replace_file(path: &Path, text: &str) -> Result<()> {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, text)
+        .and_then(|()| fs::rename(&draft, path))
+        .with_context(|| format!("write {}", path.display()))
 }
 
 fn path(path: &Path) -> Result<&str> {

@@ -50,6 +50,7 @@ pub mod demo;
 pub mod emulator;
 
 pub mod fleet;
+pub mod pair;
 
 pub mod echo;
 pub mod process;
