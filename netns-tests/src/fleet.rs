@@ -429,7 +429,10 @@ impl Drop for Fleet<'_> {
 }
 
 /// The program next to the running test or demo, or what `WEALD_NETMANAGER` names.
-fn netmanager_binary() -> Result<PathBuf> {
+///
+/// # Errors
+/// It is not built.
+pub fn netmanager_binary() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("WEALD_NETMANAGER") {
         return Ok(named.into());
     }
