@@ -190,9 +190,8 @@ impl Demo<'_> {
         let server = self
             .fleet
             .spawn_in(machine, &instance, &["nginx", "-c", config])?;
-        let namespace = format!("{}-{instance}", self.fleet.overlay_name(machine));
-        self.lab
-            .open_namespace(&namespace)?
+        self.fleet
+            .instance(machine, &instance)?
             .wait_tcp_listening(80, STEP_TIME)?;
         Ok(server)
     }

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::lab::Lab;
+use crate::namespace::Namespace;
 use crate::node::Node;
 use crate::process::Process;
 
@@ -356,6 +357,15 @@ impl<'lab> Fleet<'lab> {
         self.lab
             .node(machine)
             .spawn(self.in_instance(machine, instance, program)?)
+    }
+
+    /// The namespace of an instance on a machine.
+    ///
+    /// # Errors
+    /// There is none; its node's daemon makes it.
+    pub fn instance(&self, machine: &str, instance: &str) -> Result<Namespace> {
+        self.lab
+            .open_namespace(&format!("{}.{instance}", self.overlay_name(machine)))
     }
 
     /// The name of a machine's overlay namespace.

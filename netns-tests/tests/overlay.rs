@@ -6,16 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use netns_tests::pair::{self, ON_ALPHA, ON_BETA, TABLE};
-use netns_tests::{Fleet, Impairment, Lab, Loss, Namespace, wait};
+use netns_tests::{Fleet, Impairment, Loss, wait};
 
 const SOON: Duration = Duration::from_secs(10);
 /// "At once": no timeout of ours or of the kernel is as short.
 const AT_ONCE: Duration = Duration::from_millis(500);
 const PORT: u16 = 7000;
-
-fn instance(lab: &Lab, fleet: &Fleet<'_>, machine: &str, name: &str) -> Result<Namespace> {
-    lab.open_namespace(&format!("{}-{name}", fleet.overlay_name(machine)))
-}
 
 fn address(ip: &str) -> SocketAddr {
     match ip.parse::<IpAddr>() {
@@ -38,8 +34,8 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
     const BYTES: usize = 30_000_000;
     let lab = pair::lab()?;
     let fleet = pair::start(&lab)?;
-    let alpha = instance(&lab, &fleet, "alpha", ON_ALPHA)?;
-    let beta = instance(&lab, &fleet, "beta", ON_BETA)?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    let beta = fleet.instance("beta", ON_BETA)?;
     pair::set_lan(
         &lab,
         Impairment::rate(60_000_000, Duration::from_millis(50)),
@@ -117,8 +113,8 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
 fn what_is_dead_or_unknown_is_refused_at_once() -> Result<()> {
     let lab = pair::lab()?;
     let fleet = pair::start(&lab)?;
-    let alpha = instance(&lab, &fleet, "alpha", ON_ALPHA)?;
-    let beta = instance(&lab, &fleet, "beta", ON_BETA)?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    let beta = fleet.instance("beta", ON_BETA)?;
     let echo = beta.tcp_echo(any())?;
     ensure!(alpha.tcp_exchange(address("10.30.1.2"), b"warm", SOON)? == b"warm");
     ensure!(echo.requests() == 1);
@@ -173,8 +169,8 @@ fn what_is_dead_or_unknown_is_refused_at_once() -> Result<()> {
 fn other_tenants_cannot_be_reached_or_named() -> Result<()> {
     let lab = pair::lab()?;
     let fleet = pair::start(&lab)?;
-    let alpha = instance(&lab, &fleet, "alpha", ON_ALPHA)?;
-    let vault = instance(&lab, &fleet, "beta", "bank.lab.vault.lab.0")?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    let vault = fleet.instance("beta", "bank.lab.vault.lab.0")?;
     let server = vault.udp_echo(any())?;
     for ip in ["10.30.100.4", "10.30.1.4", "fdff:2000::4", "fdff::1:4"] {
         let short = Duration::from_millis(300);
@@ -220,10 +216,10 @@ fn what_a_peer_does_not_own_or_this_node_does_not_host_is_dropped() -> Result<()
     fleet.write_table_of("beta", &lie)?;
     fleet.start("alpha")?;
     fleet.start("beta")?;
-    let alpha = instance(&lab, &fleet, "alpha", ON_ALPHA)?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
     let server = alpha.udp_echo(any())?;
-    let ghost = instance(&lab, &fleet, "beta", "home.lab.ghost.lab.0")?;
-    let honest = instance(&lab, &fleet, "beta", ON_BETA)?;
+    let ghost = fleet.instance("beta", "home.lab.ghost.lab.0")?;
+    let honest = fleet.instance("beta", ON_BETA)?;
     ensure!(honest.udp_exchange(address("10.30.1.1"), b"honest", SOON)? == b"honest");
 
     let short = Duration::from_millis(300);
@@ -249,8 +245,8 @@ fn what_a_peer_does_not_own_or_this_node_does_not_host_is_dropped() -> Result<()
 fn junk_on_the_data_socket_is_counted_and_harms_nobody() -> Result<()> {
     let lab = pair::lab()?;
     let fleet = pair::start(&lab)?;
-    let alpha = instance(&lab, &fleet, "alpha", ON_ALPHA)?;
-    let beta = instance(&lab, &fleet, "beta", ON_BETA)?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    let beta = fleet.instance("beta", ON_BETA)?;
     let _echo = beta.udp_echo(any())?;
     ensure!(alpha.udp_exchange(address("10.30.1.2"), b"warm", SOON)? == b"warm");
 
@@ -300,8 +296,8 @@ fn a_node_with_a_foreign_certificate_gets_no_session() -> Result<()> {
     fleet.issue_node("home/beta", "acme", &foreign, &pki)?;
     fleet.start("alpha")?;
     fleet.start("beta")?;
-    let alpha = instance(&lab, &fleet, "alpha", ON_ALPHA)?;
-    let beta = instance(&lab, &fleet, "beta", ON_BETA)?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    let beta = fleet.instance("beta", ON_BETA)?;
     let server = beta.udp_echo(any())?;
     let short = Duration::from_secs(1);
     ensure!(

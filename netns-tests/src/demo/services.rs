@@ -149,8 +149,8 @@ impl Demo<'_> {
     pub(super) fn datagrams(&mut self) -> Result<()> {
         self.title("5. UDP both ways")?;
         let port = 9000;
-        let client_namespace = self.namespace_of(CLIENT, CLIENT_INSTANCE)?;
-        let web_namespace = self.namespace_of("b1", "shop.prod.web.prod.1")?;
+        let client_namespace = self.fleet.instance(CLIENT, CLIENT_INSTANCE)?;
+        let web_namespace = self.fleet.instance("b1", "shop.prod.web.prod.1")?;
         let _web_echo = web_namespace.udp_echo(SocketAddr::from(([0; 4], port)))?;
         let _client_echo = client_namespace.udp_echo(SocketAddr::from(([0; 4], port)))?;
         let there = self.resolve(CLIENT, CLIENT_INSTANCE, "web.prod.1.instance.local")?;
@@ -176,14 +176,5 @@ impl Demo<'_> {
         first
             .parse()
             .with_context(|| format!("{name} resolved to {printed:?}"))
-    }
-
-    pub(super) fn namespace_of(
-        &self,
-        machine: &str,
-        instance: &str,
-    ) -> Result<crate::namespace::Namespace> {
-        let name = format!("{}-{instance}", self.fleet.overlay_name(machine));
-        self.lab.open_namespace(&name)
     }
 }

@@ -1,7 +1,7 @@
 //! Steps 4 and 6: a large file crosses the sites, and what the internet saw of it.
 
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -82,6 +82,8 @@ impl Demo<'_> {
         let listener = relay.tcp_listen(SocketAddr::from((relay.v4(), 8099)))?;
         let server = std::thread::spawn(move || -> std::io::Result<()> {
             let (mut stream, _) = listener.accept()?;
+            // Unread requests would turn the end of the answer into a reset.
+            let _ = stream.read(&mut [0; 4096])?;
             stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n")?;
             stream.write_all(&text)
         });
