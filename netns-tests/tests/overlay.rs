@@ -44,6 +44,7 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
     let listener = beta.tcp_listen(any())?;
     let sender = std::thread::spawn(move || -> std::io::Result<()> {
         let (mut stream, _) = listener.accept()?;
+        stream.read_exact(&mut [0])?;
         let block: Vec<u8> = (0..=255).cycle().take(1 << 16).collect();
         let mut left = BYTES;
         while left > 0 {
@@ -54,6 +55,14 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
         Ok(())
     });
     let mut stream = alpha.tcp_connect(address("10.30.1.2"), SOON)??;
+    let is_direct = || {
+        wait::until("the session is direct", SOON, || {
+            ensure!(path_kind(&fleet)? == "direct");
+            Ok(())
+        })
+    };
+    is_direct()?;
+    stream.write_all(b"!")?;
     stream.set_read_timeout(Some(SOON))?;
     let mut received = 0;
     let mut buffer = vec![0; 1 << 16];
@@ -92,10 +101,7 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
         &lab,
         Impairment::rate(60_000_000, Duration::from_millis(50)),
     );
-    wait::until("the session is direct again", SOON, || {
-        ensure!(path_kind(&fleet)? == "direct");
-        Ok(())
-    })?;
+    is_direct()?;
     until(1.0, &mut received)?;
     match sender.join() {
         Ok(sent) => sent?,
