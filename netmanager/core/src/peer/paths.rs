@@ -2,7 +2,7 @@
 //!
 //! A candidate becomes usable only by an authenticated two-way probe on it. The choice is by
 //! measured round-trip time with hysteresis; a direct path is preferred over a relayed one of about
-//! the same length, because it costs the relay nothing. Keys and frames are the shell's business:
+//! the same length. Keys and frames are the shell's business:
 //! it seals the probes that [`Paths::poll_event`] asks for and reports the replies.
 
 use std::collections::VecDeque;
@@ -35,8 +35,11 @@ const MAX_OUTSTANDING: usize = 4;
 const MAX_SAMPLES: usize = 32;
 /// A path must be shorter by this ratio (percent) to take over from one that works.
 const HYSTERESIS_PERCENT: u32 = 80;
-/// A direct path takes over from a relayed one up to this ratio (percent) of its length.
-const DIRECT_PREFERENCE_PERCENT: u32 = 110;
+/// A relayed path counts as longer than measured by this ratio (percent) and [`RELAY_SURCHARGE`]:
+/// its packets are somebody else's traffic, and it fails with one more machine.
+const RELAY_PERCENT: u32 = 110;
+/// See [`RELAY_PERCENT`]; on a LAN, round-trip times differ by less than this by chance.
+const RELAY_SURCHARGE: Duration = Duration::from_millis(5);
 
 /// The index of a relay among those this node uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -305,7 +308,7 @@ impl Paths {
                 .find(|c| c.path == path && forced.is_none())
         });
         let usable = self.candidates.iter().filter(|c| c.proven && !c.is_dead());
-        let best = usable.min_by_key(|c| (c.length_for_choice(now), c.path));
+        let best = usable.min_by_key(|c| (c.length(now), c.path));
         let Some(best) = best else {
             if forced.is_some() && !self.said_dead {
                 self.said_dead = true;
@@ -433,28 +436,25 @@ impl Candidate {
         least.or_else(|| self.samples.back().map(|(_, rtt)| *rtt))
     }
 
-    /// A path that the handshake has proven but no probe has measured counts as the longest.
-    fn length_for_choice(&self, now: Instant) -> Duration {
-        self.min_rtt(now).unwrap_or(Duration::MAX)
+    /// What the choice compares. A path that the handshake has proven but no probe has measured
+    /// counts as the longest.
+    fn length(&self, now: Instant) -> Duration {
+        match self.min_rtt(now) {
+            Some(rtt) if self.path.is_relayed() => rtt * RELAY_PERCENT / 100 + RELAY_SURCHARGE,
+            Some(rtt) => rtt,
+            None => Duration::MAX,
+        }
     }
 
     fn beats(&self, active: &Self, now: Instant) -> Option<Reason> {
-        let mine = self.min_rtt(now)?;
-        let Some(theirs) = active.min_rtt(now) else {
-            // Nothing measured yet on the path in use: wait for its first answer or its death.
-            return (!self.path.is_relayed() && active.path.is_relayed())
-                .then_some(Reason::DirectPreferred);
-        };
-        if mine * 100 < theirs * HYSTERESIS_PERCENT {
-            Some(Reason::Shorter)
-        } else if !self.path.is_relayed()
-            && active.path.is_relayed()
-            && mine * 100 <= theirs * DIRECT_PREFERENCE_PERCENT
-        {
-            Some(Reason::DirectPreferred)
-        } else {
-            None
+        self.min_rtt(now)?;
+        let (mine, theirs) = (self.length(now), active.length(now));
+        if !self.path.is_relayed() && active.path.is_relayed() {
+            return (mine <= theirs).then_some(Reason::DirectPreferred);
         }
+        // Nothing measured yet on the path in use: wait for its first answer or its death.
+        active.min_rtt(now)?;
+        (mine * 100 < theirs * HYSTERESIS_PERCENT).then_some(Reason::Shorter)
     }
 
     fn deadline(&self) -> Instant {
