@@ -160,6 +160,7 @@ impl Daemon {
             table: self.keeper.report(),
             inspector: Arc::new(self.packets.handle().clone()),
             names,
+            nft: Some(Arc::new(self.overlay.nft_counters()?)),
         };
         runtime.spawn(server.serve(Arc::new(context)));
         Ok(())
@@ -173,6 +174,11 @@ impl Daemon {
             ClientLimits::default(),
             Arc::clone(counters),
         );
+        let packets = self.packets.handle().clone();
+        // Without a packet thread nobody is left to measure anything.
+        server.on_closest(move |service| {
+            let _ = packets.note_interest(service);
+        });
         runtime.spawn(async move {
             if let Err(error) = server.serve(sockets).await {
                 tracing::error!("names are not served any more: {error:#}");

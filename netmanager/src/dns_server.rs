@@ -8,9 +8,10 @@
 //! on; one per TCP listener, and one per connection. All of them end when the future of
 //! [`DnsServer::serve`] is dropped.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -20,6 +21,7 @@ use netmanager_core::dns::{
 };
 use netmanager_core::table::Snapshot;
 use tokio::task::JoinSet;
+use weald_proto::name::ServiceName;
 
 mod counters;
 mod resolv_conf;
@@ -56,7 +58,20 @@ struct Shared {
     clients: Mutex<Clients>,
     counters: Arc<DnsCounters>,
     cut_off: AtomicBool,
+    on_closest: OnClosest,
     timing: Timing,
+}
+
+/// Who is told of services whose nearest instance somebody asks for.
+#[derive(Default)]
+struct OnClosest(OnceLock<Box<dyn Fn(ServiceName) + Send + Sync>>);
+
+impl fmt::Debug for OnClosest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OnClosest")
+            .field(&self.0.get().is_some())
+            .finish()
+    }
 }
 
 /// How long the resolver waits for whom. Always the default, but in tests.
@@ -108,6 +123,7 @@ impl DnsServer {
                 clients: Mutex::new(Clients::new(limits)),
                 counters,
                 cut_off: AtomicBool::new(false),
+                on_closest: OnClosest::default(),
                 timing,
             }),
         }
@@ -117,6 +133,13 @@ impl DnsServer {
     pub fn set_status(&self, status: TableStatus) {
         let cut_off = status == TableStatus::CutOff;
         self.shared.cut_off.store(cut_off, Ordering::Relaxed);
+    }
+
+    /// Has `tell` told of every service whose nearest instance somebody asks for, so that distances
+    /// are measured before the first packet comes. Only the first caller is told.
+    pub fn on_closest(&self, tell: impl Fn(ServiceName) + Send + Sync + 'static) {
+        // A second caller would be a mistake of ours, and harmless.
+        let _ = self.shared.on_closest.0.set(Box::new(tell));
     }
 
     /// Answers until the future is dropped.
@@ -188,6 +211,9 @@ impl Shared {
         match dns::answer(query, transport, caller, &table, self.status(), out) {
             DnsAction::Answer(outcome) => {
                 self.counters.count(outcome);
+                if let Some(service) = dns::asks_for_closest(query, caller, &table) {
+                    self.tell(service);
+                }
                 Step::Send
             }
             DnsAction::Ignore => {
@@ -204,6 +230,12 @@ impl Shared {
                     self.refuse(query, Outcome::ForwardLimited, out)
                 }
             }
+        }
+    }
+
+    fn tell(&self, service: ServiceName) {
+        if let Some(tell) = self.on_closest.0.get() {
+            tell(service);
         }
     }
 

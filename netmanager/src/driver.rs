@@ -39,6 +39,7 @@ mod packets;
 mod peers;
 mod relays;
 mod session;
+mod transmit;
 
 use self::drive::CloseCode;
 use self::io::Io;

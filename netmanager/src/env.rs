@@ -219,18 +219,16 @@ impl Overlay {
             .with_context(|| format!("cannot bind {address} inside overlay {}", self.config.name))
     }
 
-    /// How many packets each counter of the overlay's nft tables has seen: in the overlay
-    /// `spoofed` and `refused`, on the host `host refused`.
+    /// Something that reads the counters of the overlay's nft tables, for other threads.
     ///
     /// # Errors
-    /// Says so when nft cannot be run.
-    pub fn drop_counters(&self) -> io::Result<BTreeMap<String, u64>> {
-        let list = || kernel::list_counters(self.config.name.as_str());
-        let mut counters = self.inside(list)?;
-        for (name, count) in namespace::inside(self.host.as_fd(), list)? {
-            counters.insert(format!("host {name}"), count);
-        }
-        Ok(counters)
+    /// The process has no descriptor left.
+    pub fn nft_counters(&self) -> io::Result<NftCounters> {
+        Ok(NftCounters {
+            name: self.config.name.clone(),
+            host: self.host.try_clone()?,
+            namespace: self.namespace.try_clone()?,
+        })
     }
 
     /// Runs `work` inside the overlay namespace, on a thread of its own.
@@ -239,6 +237,30 @@ impl Overlay {
     /// What `work` returns, or that the namespace could not be entered.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         namespace::inside(self.namespace.as_fd(), work)
+    }
+}
+
+/// Reads the counters of an overlay's nft tables.
+#[derive(Debug)]
+pub struct NftCounters {
+    name: Label,
+    host: File,
+    namespace: File,
+}
+
+impl NftCounters {
+    /// How many packets each counter has seen: in the overlay `spoofed` and `refused`, on the host
+    /// `host refused`. Runs nft, so it takes milliseconds.
+    ///
+    /// # Errors
+    /// Says so when nft cannot be run.
+    pub fn read(&self) -> io::Result<BTreeMap<String, u64>> {
+        let list = || kernel::list_counters(self.name.as_str());
+        let mut counters = namespace::inside(self.namespace.as_fd(), list)?;
+        for (name, count) in namespace::inside(self.host.as_fd(), list)? {
+            counters.insert(format!("host {name}"), count);
+        }
+        Ok(counters)
     }
 }
 

@@ -23,7 +23,7 @@
 
 use std::net::IpAddr;
 
-use weald_proto::name::{ANY, Policy};
+use weald_proto::name::{ANY, Policy, ServiceName};
 
 use self::message::CLASS_IN;
 use self::name::Domain;
@@ -111,6 +111,18 @@ pub fn answer(
     };
     response::write(&query, &reply, transport, out);
     DnsAction::Answer(Outcome::of(&reply))
+}
+
+/// The service whose nearest instance a query asks for, if it does and the caller may know it: its
+/// distance should be known before the first packet comes.
+#[must_use]
+pub fn asks_for_closest(query: &[u8], caller: Caller, table: &Snapshot) -> Option<ServiceName> {
+    let query = Query::parse(query).ok()?;
+    let domain = Domain::of(&query.labels, table.zones())?;
+    let policy = domain.policy.filter(|policy| *policy == Policy::Closest)?;
+    let asked = SemanticName::from_labels(query.labels.get(..domain.before)?, policy).ok()?;
+    let found = View::of(&caller, table)?.look_up(&asked).ok()?;
+    Some(table.service(found.service).name.clone())
 }
 
 /// Writes a refusal to a query into `out`; it is empty if `query` is none.

@@ -13,10 +13,13 @@ use weald_proto::id::NodeId;
 use weald_proto::name::Policy;
 
 use crate::dns_server::DnsCounters;
+use crate::env::NftCounters;
 
 use super::inspect::{ExplainQuery, FlowFilter, Inspect, Inspector, Reply};
 use super::message::{Answer, ApiError, ErrorCode, Request};
-use super::report::{Explanation, PolicyExplanation, QueryCounter, Status, TableReport};
+use super::report::{
+    DropCounter, Explanation, PolicyExplanation, QueryCounter, Status, TableReport,
+};
 
 /// How long the packet thread may take to answer; it does so between two batches of packets.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,6 +49,8 @@ pub struct ApiContext {
     pub inspector: Arc<dyn Inspector>,
     /// How queries for names ended.
     pub names: Arc<DnsCounters>,
+    /// What the overlay's nft rules have dropped; none in tests without an overlay.
+    pub nft: Option<Arc<NftCounters>>,
 }
 
 impl fmt::Debug for ApiContext {
@@ -89,7 +94,26 @@ impl ApiContext {
                 .map(|instance| instance.id.to_string())
                 .collect(),
             names: self.queries(),
+            nft_drops: self.nft_drops().await,
             packets: self.ask(Inspect::Status).await.ok(),
+        }
+    }
+
+    async fn nft_drops(&self) -> Vec<DropCounter> {
+        let Some(nft) = self.nft.clone() else {
+            return Vec::new();
+        };
+        let read = tokio::task::spawn_blocking(move || nft.read()).await;
+        match read {
+            Ok(Ok(counters)) => counters
+                .into_iter()
+                .map(|(reason, packets)| DropCounter { reason, packets })
+                .collect(),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the nft counters cannot be read");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
         }
     }
 

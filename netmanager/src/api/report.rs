@@ -30,6 +30,9 @@ pub struct Status {
     pub instances: Vec<String>,
     /// How queries for names ended; only outcomes with a count.
     pub names: Vec<QueryCounter>,
+    /// How many packets the overlay's own nft rules have dropped, by counter: `spoofed` (a source
+    /// that is not the instance's), `refused`, `host refused`.
+    pub nft_drops: Vec<DropCounter>,
     /// The packet thread; none if it does not answer.
     pub packets: Option<PacketStatus>,
 }

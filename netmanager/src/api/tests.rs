@@ -80,6 +80,7 @@ impl Daemon {
             table: Arc::new(ArcSwap::from_pointee(TableReport::default())),
             inspector: Arc::new(Canned { answers }),
             names: Arc::default(),
+            nft: None,
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

@@ -141,9 +141,9 @@ impl Driver {
             .and_then(|slot| Some((slot, self.sessions.of_mut(slot)?)));
         if let Some((slot, session)) = session
             && entry.queue.is_empty()
-            && super::drive::has_room(&mut session.connection, packet.len())
+            && super::transmit::has_room(&mut session.connection, packet.len())
         {
-            match super::drive::send_packet(session, vnet, packet) {
+            match super::transmit::send_packet(session, vnet, packet) {
                 Ok(()) => entry.sent_bytes += packet.len() as u64,
                 Err(reason) => self.counters.count(reason),
             }

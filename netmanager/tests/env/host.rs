@@ -278,7 +278,7 @@ pub(crate) fn ask(to: SocketAddr) -> io::Result<Vec<u8>> {
 pub(crate) fn counted(overlay: &Overlay, counter: &str, least: u64) -> u64 {
     let until = std::time::Instant::now() + PATIENCE;
     loop {
-        let count = overlay.drop_counters().unwrap()[counter];
+        let count = overlay.nft_counters().unwrap().read().unwrap()[counter];
         if count >= least || std::time::Instant::now() > until {
             return count;
         }

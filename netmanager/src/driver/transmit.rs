@@ -1,0 +1,170 @@
+//! Outwards: queued packets into QUIC, QUIC's packets onto paths.
+
+use bytes::BytesMut;
+use netmanager_core::peer::paths::Path;
+use netmanager_core::verdict::DropReason;
+use netmanager_core::vnet::VnetHeader;
+use quinn_proto::Connection;
+use weald_proto::frame::{RELAY_HEADER_LEN, RelayHeader};
+
+use super::Driver;
+use super::session::{Session, With};
+use crate::quic::Slot;
+use crate::socket::MAX_BATCH_BYTES;
+
+impl Driver {
+    /// Writes out what QUIC has to send.
+    pub(super) fn transmit(&mut self, slot: Slot) {
+        while self.io.is_writable() {
+            let Some(session) = self.sessions.of_mut(slot) else {
+                return;
+            };
+            let mtu = usize::from(session.connection.current_mtu()).max(1472) + RELAY_HEADER_LEN;
+            let segments = self
+                .io
+                .socket
+                .max_segments()
+                .min(MAX_BATCH_BYTES / mtu)
+                .max(1);
+            let mut batch = std::mem::take(&mut self.batch);
+            batch.clear();
+            let transmit = session
+                .connection
+                .poll_transmit(self.now, segments, &mut batch);
+            if let Some(transmit) = &transmit {
+                let bytes = batch.get(..transmit.size).unwrap_or_default();
+                let segment_size = transmit.segment_size.unwrap_or(transmit.size);
+                self.send_of(slot, bytes, segment_size);
+            }
+            self.batch = batch;
+            if transmit.is_none() {
+                break;
+            }
+        }
+        self.pass_endpoint_events(slot);
+    }
+
+    /// Sends a session's packets over its path, or over all of them while a dial is unanswered.
+    fn send_of(&mut self, slot: Slot, bytes: &[u8], segment_size: usize) {
+        let Some(session) = self.sessions.of_mut(slot) else {
+            return;
+        };
+        if let Some(path) = session.path {
+            self.send_on(path, bytes, segment_size);
+            return;
+        }
+        session.keep_first_flight(bytes, segment_size);
+        for path in session.fanout.clone() {
+            self.send_on(path, bytes, segment_size);
+        }
+    }
+
+    /// Sends datagrams of one size over a path, framed and sealed if it is a relayed one.
+    pub(super) fn send_on(&mut self, path: Path, bytes: &[u8], segment_size: usize) {
+        match path {
+            Path::Direct(address) => self.io.send(address, bytes, segment_size),
+            Path::Relay { relay, peer } => {
+                let Some(relay) = self.relays.iter_mut().find(|entry| entry.index == relay) else {
+                    return;
+                };
+                let (Some(address), Some((link, keys))) = (relay.address(), relay.sending()) else {
+                    return;
+                };
+                let mut frames = std::mem::take(&mut self.frames);
+                frames.clear();
+                for packet in bytes.chunks(segment_size) {
+                    let at = frames.len();
+                    let header = RelayHeader {
+                        link,
+                        peer,
+                        counter: 0,
+                    };
+                    frames.extend_from_slice(&header.encode());
+                    frames.extend_from_slice(packet);
+                    let frame = frames.get_mut(at..).unwrap_or_default();
+                    if keys.sealer.seal(frame, RelayHeader::TAG).is_err() {
+                        frames.truncate(at);
+                    }
+                }
+                self.io
+                    .send(address, &frames, segment_size + RELAY_HEADER_LEN);
+                self.frames = frames;
+            }
+        }
+    }
+
+    /// Hands queued packets to QUIC as far as it takes them.
+    pub(super) fn flush_queue(&mut self, slot: Slot) {
+        let Self {
+            sessions,
+            peers,
+            counters,
+            ..
+        } = self;
+        let Some(session) = sessions.of_mut(slot) else {
+            return;
+        };
+        let With::Peer(peer) = session.with else {
+            return;
+        };
+        let Some(entry) = peers
+            .get_mut(&peer)
+            .filter(|entry| entry.session == Some(slot))
+        else {
+            return;
+        };
+        while let Some(parked) = entry.queue.front() {
+            if !has_room(&mut session.connection, parked.packet.len()) {
+                break;
+            }
+            let Some(parked) = entry.queue.pop() else {
+                break;
+            };
+            if let Err(reason) = send_packet(session, &parked.vnet, &parked.packet) {
+                counters.count(reason);
+            }
+            entry.sent_bytes += parked.packet.len() as u64;
+        }
+    }
+}
+
+/// What one packet may take in quinn-proto's queue: its bytes, and per datagram headers and the
+/// bookkeeping of the queue, for datagrams of the least MTU.
+const fn queue_cost(packet_len: usize) -> usize {
+    const DATAGRAM_OVERHEAD: usize = 160;
+    packet_len + (packet_len / 1000 + 2) * DATAGRAM_OVERHEAD
+}
+
+/// Whether QUIC's own queue takes a packet of this size without dropping others.
+pub(super) fn has_room(connection: &mut Connection, packet_len: usize) -> bool {
+    connection.datagrams().send_buffer_space() >= queue_cost(packet_len)
+}
+
+/// Cuts a packet into datagrams and queues them in QUIC.
+pub(super) fn send_packet(
+    session: &mut Session,
+    vnet: &VnetHeader,
+    packet: &[u8],
+) -> Result<(), DropReason> {
+    let connection = &mut session.connection;
+    let Some(max_datagram) = connection.datagrams().max_size() else {
+        return Err(DropReason::PeerUnreachable);
+    };
+    let mut buffer = BytesMut::with_capacity(queue_cost(packet.len()));
+    let mut refused = false;
+    let split = session
+        .chunker
+        .split(vnet, packet, max_datagram, &mut |datagram| {
+            buffer.extend_from_slice(datagram);
+            let datagram = buffer.split().freeze();
+            refused |= connection.datagrams().send(datagram, false).is_err();
+        });
+    match split {
+        Ok(()) if refused => Err(DropReason::PeerQueueFull),
+        Ok(()) => Ok(()),
+        Err(error) => {
+            tracing::debug!(%error, len = packet.len(), max_datagram, "packet not cut");
+            Err(DropReason::Malformed)
+        }
+    }
+}
