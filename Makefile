@@ -4,39 +4,40 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test packages check unit namespaces corpus
+.PHONY: help demo test packages build check unit integration
 
 help:
 	@echo "make demo   build it, start two sites behind NATs and a relay, fetch by name, show it"
 	@echo "make test   everything that CI runs"
 
-demo: packages
-	cargo build --release --locked -p netmanager -p netns-tests --bins
-	cargo run --release --locked -q -p netns-tests --bin demo
+demo: packages build
+	target/release/demo
 
-test: packages check unit namespaces corpus
+test: packages check unit build integration
 	@echo "make test: all passed"
 
 # Installs the Debian packages that tests and demo need and that are missing.
 packages:
 	@.ci/packages
 
+# The programs as they are used. Every build takes the whole workspace, so that dependencies are
+# built once and not once per selection of packages.
+build:
+	cargo build --release --workspace --bins --locked
+
 check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --locked
 
-# Everything that needs no namespace; tests of libraries and programs, benches once.
+# What needs neither root nor kernel: tests beside the code, examples in docs, benches once.
 unit:
 	.ci/count cargo test --workspace --lib --bins --benches --locked
-	.ci/count cargo test -p tidy --locked
-	cargo test --workspace --doc --locked
+	.ci/count cargo test --workspace --doc --locked
 
-# One at a time: they share the machine's namespaces and its clock.
-namespaces:
-	cargo build --locked -p netmanager
-	.ci/count cargo test -p netmanager -p netns-tests --test '*' --locked -- --test-threads=1
-
-# Replays every committed input through every fuzz target.
-corpus:
-	.ci/count cargo test -p weald-fuzz --locked
+# Journeys and models of the core, the corpus, the tree's own rules, and everything that needs a
+# kernel: one at a time, because they share the machine's namespaces and its clock. The programs
+# under test are the built ones.
+integration:
+	WEALD_NETMANAGER="$$PWD/target/release/netmanager" \
+		.ci/count cargo test --workspace --test '*' --locked -- --test-threads=1
