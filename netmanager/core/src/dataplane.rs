@@ -156,6 +156,12 @@ impl DataPlane {
         self.answers.pop()
     }
 
+    /// How many flows there are.
+    #[must_use]
+    pub fn flow_count(&self) -> usize {
+        self.flows.len()
+    }
+
     /// Every flow.
     pub fn flows(&self, now: Instant) -> impl Iterator<Item = FlowView> + '_ {
         let table = self.table.as_deref();

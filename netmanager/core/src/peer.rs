@@ -26,6 +26,9 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Two sessions that come up within this time of each other were dialled at the same time from
 /// both ends, and the node ids decide which one stays.
 pub const TIE_WINDOW: Duration = Duration::from_secs(2);
+/// A session that is lost earlier than this after it came up counts as a failed attempt: in TLS 1.3
+/// the dialling end is done before the other one has judged its certificate.
+pub const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// A session without traffic and without interest is closed after this time.
 pub const IDLE_TEARDOWN: Duration = Duration::from_secs(300);
 
@@ -113,8 +116,7 @@ impl Peer {
                 return Keep::Old;
             }
         }
-        self.failures = 0;
-        self.last_wanted.get_or_insert(now);
+        self.last_wanted = Some(now);
         self.state = State::Up {
             since: now,
             dialled,
@@ -122,10 +124,36 @@ impl Peer {
         Keep::New
     }
 
+    /// Notes that the peer has sent something: its session is in use.
+    pub const fn note_traffic(&mut self, now: Instant) {
+        self.last_wanted = Some(now);
+    }
+
+    /// Notes that somebody else than the peer answered the handshake under way. It goes on
+    /// elsewhere, within the time that the attempt has.
+    #[must_use]
+    pub const fn retry_elsewhere(&self) -> Option<Action> {
+        match self.state {
+            State::Connecting { .. } => Some(Action::Dial),
+            State::Idle | State::Up { .. } | State::Backoff { .. } => None,
+        }
+    }
+
+    /// Whether the session that this node dials stays when both dial at once.
+    #[must_use]
+    pub const fn wins_ties(&self) -> bool {
+        self.we_win_ties
+    }
+
     /// Notes that the session is gone, or that its handshake failed.
     pub fn handle_session_lost(&mut self, now: Instant) -> Option<Action> {
         match self.state {
+            State::Up { since, .. } if now.saturating_duration_since(since) < STABLE_AFTER => {
+                self.back_off(now);
+                None
+            }
             State::Up { .. } => {
+                self.failures = 0;
                 let wanted = self.last_wanted.is_some_and(|at| now < at + IDLE_TEARDOWN);
                 if wanted {
                     return Some(self.dial(now));
@@ -154,6 +182,7 @@ impl Peer {
             }
             State::Up { .. } if self.idle_deadline().is_some_and(|at| at <= now) => {
                 self.state = State::Idle;
+                self.failures = 0;
                 Some(Action::CloseIdle)
             }
             State::Idle | State::Connecting { .. } | State::Up { .. } | State::Backoff { .. } => {
@@ -274,6 +303,38 @@ mod tests {
             let expected = if first_is_ours { Keep::Old } else { Keep::New };
             assert_eq!((at_winner, at_loser), (expected, expected));
         }
+    }
+
+    #[test]
+    fn a_session_that_is_refused_at_once_backs_off_like_a_failed_attempt() {
+        let mut now = start();
+        let mut peer = Peer::new(true);
+        for pause in [500, 1000, 2000] {
+            assert_eq!(peer.want(now), Some(Action::Dial));
+            assert_eq!(peer.handle_session_up(true, now), Keep::New);
+            assert_eq!(peer.handle_session_lost(now + STABLE_AFTER / 2), None);
+            assert_eq!(peer.reach(), Reach::Down);
+            let until = now + STABLE_AFTER / 2 + Duration::from_millis(pause);
+            assert_eq!(peer.poll_timeout(), Some((until, "peer backoff over")));
+            now = until;
+            assert_eq!(peer.handle_timeout(now), None);
+        }
+    }
+
+    #[test]
+    fn a_session_in_use_by_the_peer_alone_is_not_idle() {
+        let now = start();
+        let mut peer = Peer::new(true);
+        peer.want(now);
+        peer.handle_session_up(true, now);
+        peer.note_traffic(now + IDLE_TEARDOWN / 2);
+        assert_eq!(peer.handle_timeout(now + IDLE_TEARDOWN), None);
+        let idle = now + IDLE_TEARDOWN / 2 + IDLE_TEARDOWN;
+        assert_eq!(peer.handle_timeout(idle), Some(Action::CloseIdle));
+        // What comes back later starts anew.
+        let back = idle + Duration::from_secs(100);
+        assert_eq!(peer.handle_session_up(false, back), Keep::New);
+        assert_eq!(peer.handle_timeout(back), None);
     }
 
     #[test]

@@ -165,6 +165,7 @@ struct Candidate {
     smoothed: Option<Duration>,
     lost_in_row: u32,
     proven: bool,
+    withdrawn: bool,
     next_probe: Instant,
     sent: u64,
     lost: u64,
@@ -192,17 +193,41 @@ impl Paths {
 
     /// Adds a candidate, to be probed at once. Known ones and those beyond the bound are ignored.
     pub fn add(&mut self, path: Path, now: Instant) {
-        let known = self
-            .candidates
-            .iter()
-            .any(|candidate| candidate.path == path);
-        if !known && self.candidates.len() < MAX_CANDIDATES {
-            self.candidates.push(Candidate::new(path, now));
+        if let Some(known) = self.candidates.iter_mut().find(|c| c.path == path) {
+            known.withdrawn = false;
+            return;
         }
+        if self.candidates.len() == MAX_CANDIDATES && !self.evict() {
+            return;
+        }
+        self.candidates.push(Candidate::new(path, now));
     }
 
-    /// Withdraws a candidate.
+    /// Makes room by forgetting the path that has been silent for most probes.
+    fn evict(&mut self) -> bool {
+        let active = self.active();
+        let silent = self.candidates.iter().enumerate().filter(|(_, candidate)| {
+            let never_answered = !candidate.proven && candidate.lost > 0;
+            Some(candidate.path) != active && (candidate.is_dead() || never_answered)
+        });
+        let most = silent.max_by_key(|(_, candidate)| candidate.lost_in_row);
+        let most = most.map(|(at, _)| at);
+        most.map(|at| self.candidates.remove(at)).is_some()
+    }
+
+    /// Withdraws a candidate. One in use without which there would be none stays until another one
+    /// answers or its own probes are lost: who withdrew it may be about to replace it.
     pub fn remove(&mut self, path: Path, now: Instant) {
+        let others = self
+            .candidates
+            .iter()
+            .any(|candidate| candidate.path != path && candidate.proven && !candidate.is_dead());
+        if self.active() == Some(path) && !others {
+            if let Some(last) = self.candidates.iter_mut().find(|c| c.path == path) {
+                last.withdrawn = true;
+            }
+            return;
+        }
         self.candidates.retain(|candidate| candidate.path != path);
         if self.active.is_some_and(|(active, _)| active == path) {
             self.choose(now, Some(Reason::FormerWithdrawn));
@@ -307,7 +332,10 @@ impl Paths {
                 .iter()
                 .find(|c| c.path == path && forced.is_none())
         });
-        let usable = self.candidates.iter().filter(|c| c.proven && !c.is_dead());
+        let usable = self
+            .candidates
+            .iter()
+            .filter(|c| c.proven && !c.is_dead() && !c.withdrawn);
         let best = usable.min_by_key(|c| (c.length(now), c.path));
         let Some(best) = best else {
             if forced.is_some() && !self.said_dead {
@@ -320,6 +348,7 @@ impl Paths {
             None => Some(forced.unwrap_or(Reason::FormerLost)),
             Some(active) if active.path == best.path => None,
             Some(active) if active.is_dead() => Some(Reason::FormerLost),
+            Some(active) if active.withdrawn => Some(Reason::FormerWithdrawn),
             Some(active) => best.beats(active, now),
         };
         let to = best.path;
@@ -330,6 +359,8 @@ impl Paths {
 
     fn switch(&mut self, to: Path, reason: Reason) {
         let from = self.active();
+        self.candidates
+            .retain(|candidate| !candidate.withdrawn || candidate.path == to);
         self.active = Some((to, reason));
         if from != Some(to) {
             self.events
@@ -347,6 +378,7 @@ impl Candidate {
             smoothed: None,
             lost_in_row: 0,
             proven: false,
+            withdrawn: false,
             next_probe: now,
             sent: 0,
             lost: 0,

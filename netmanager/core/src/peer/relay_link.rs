@@ -100,6 +100,11 @@ impl RelayLink {
         self.handle_timeout(now);
     }
 
+    /// Forgets a peer that is in no table any more.
+    pub fn forget(&mut self, peer: PeerId) {
+        self.peers.remove(&peer);
+    }
+
     /// The peer's id in data frames, if the relay has named one.
     #[must_use]
     pub fn id_of(&self, peer: PeerId) -> Option<u32> {
@@ -182,6 +187,8 @@ impl RelayLink {
             RelayMessage::Gone { peer: id } => {
                 for target in self.peers.values_mut() {
                     if target.state == TargetState::Open(id) {
+                        // It was in use until now, so it is wanted.
+                        target.wanted = now;
                         target.state = TargetState::Due(now);
                     }
                 }

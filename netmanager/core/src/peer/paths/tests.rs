@@ -193,6 +193,41 @@ fn a_withdrawn_path_is_left_at_once() {
 }
 
 #[test]
+fn the_last_path_when_withdrawn_stays_until_its_successor_answers() {
+    let again = Path::Relay {
+        relay: RelayIndex(0),
+        peer: 10,
+    };
+    let mut wire = Wire::new(&[(relay(), Some(20)), (again, Some(20))]);
+    wire.paths.handle_handshake(relay(), wire.now);
+    wire.run(3 * SECOND);
+    wire.paths.remove(relay(), wire.now);
+    assert_eq!(wire.paths.active(), Some(relay()));
+    wire.set(relay(), None);
+    wire.paths.add(again, wire.now);
+    wire.run(SECOND);
+    assert_eq!(wire.paths.active(), Some(again));
+    assert_eq!(wire.switches.last().unwrap().2, Reason::FormerWithdrawn);
+    assert_eq!((wire.dead, wire.paths.views(wire.now).count()), (0, 1));
+}
+
+#[test]
+fn silent_candidates_make_room_for_new_ones() {
+    let silent: Vec<(Path, Option<u64>)> = (1..=12).map(|port| (direct(port), None)).collect();
+    let mut wire =
+        Wire::new(&[&silent[..], &[(relay(), Some(20)), (direct(99), Some(5))]].concat());
+    wire.paths.handle_handshake(relay(), wire.now);
+    for (path, _) in &silent {
+        wire.paths.add(*path, wire.now);
+    }
+    wire.run(20 * SECOND);
+    wire.paths.add(direct(99), wire.now);
+    wire.run(SECOND);
+    assert_eq!(wire.paths.active(), Some(direct(99)));
+    assert_eq!(wire.paths.views(wire.now).count(), MAX_CANDIDATES);
+}
+
+#[test]
 fn forged_nonces_and_foreign_paths_prove_nothing() {
     let mut wire = Wire::new(&[(relay(), Some(20)), (direct(1), None)]);
     wire.paths.handle_handshake(relay(), wire.now);
