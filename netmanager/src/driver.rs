@@ -207,6 +207,7 @@ struct Driver {
     relays: Vec<RelayEntry>,
     next_relay: u32,
     on_peers: Box<dyn Fn(Vec<NodeId>) + Send>,
+    told_peers: Vec<NodeId>,
 
     table: Arc<Snapshot>,
     plane: DataPlane,
@@ -250,6 +251,7 @@ impl Driver {
             relays: Vec::new(),
             next_relay: 0,
             on_peers: config.on_peers,
+            told_peers: Vec::new(),
             table: Arc::clone(&config.table),
             plane: DataPlane::new(FlowLimits::default(), seed),
             counters: Counters::default(),
@@ -276,7 +278,12 @@ impl Driver {
         while !self.stopping {
             let ready = self.sleep();
             self.now = Instant::now();
-            self.io.flush();
+            if !self.io.is_writable() {
+                self.io.flush();
+                if self.io.is_writable() {
+                    self.touched.extend(self.sessions.slots());
+                }
+            }
             if ready.socket {
                 self.receive();
             }
@@ -383,10 +390,15 @@ impl Driver {
         self.poll_plane();
     }
 
-    /// Tells whoever keeps it on disk which peers have a session.
-    fn remember_peers(&self) {
+    /// Tells whoever keeps it on disk which peers have a session, if that has changed.
+    fn remember_peers(&mut self) {
         let up = self.peers.values().filter(|entry| entry.session.is_some());
-        (self.on_peers)(up.map(|entry| entry.node.clone()).collect());
+        let up: Vec<NodeId> = up.map(|entry| entry.node.clone()).collect();
+        // At the end all sessions go; the next start wants to know who was there.
+        if up != self.told_peers && !self.stopping {
+            self.told_peers.clone_from(&up);
+            (self.on_peers)(up);
+        }
     }
 
     /// Says good-bye on every session, so that peers need not wait for silence.

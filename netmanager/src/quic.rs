@@ -28,8 +28,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The largest UDP payload that MTU discovery tries: 1500 less IPv4 and UDP headers.
 const MTU_UPPER_BOUND: u16 = 1472;
-/// Datagrams that wait in quinn-proto; our own queue is before it.
-pub const DATAGRAM_SEND_BUFFER: usize = 4 << 20;
+/// Datagrams that wait in quinn-proto; our own queue, which can be cut anew, is before it.
+pub const DATAGRAM_SEND_BUFFER: usize = 1 << 20;
 /// Datagrams that wait for the driver, which empties them after every batch.
 const DATAGRAM_RECEIVE_BUFFER: usize = 8 << 20;
 /// Bytes in flight on a datagram connection. Inner TCP does congestion control end to end

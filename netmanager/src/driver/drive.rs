@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use netmanager_core::chunk::{Reassembler, ReassemblyLimits};
 use netmanager_core::peer::Keep;
-use netmanager_core::peer::paths::{Path, PathEvent};
+use netmanager_core::peer::paths::{Path, PathEvent, Paths};
 use netmanager_core::table::PeerId;
 use quinn_proto::{ConnectionError, Dir, Event, StreamEvent, VarInt};
 use weald_proto::frame::Probe;
@@ -57,8 +58,13 @@ impl Driver {
         self.drain_events(slot);
         self.receive_datagrams(slot);
         self.drive_paths(slot);
-        self.flush_queue(slot);
-        self.transmit(slot);
+        loop {
+            self.flush_queue(slot);
+            self.transmit(slot);
+            if !self.io.is_writable() || !self.can_flush(slot) {
+                break;
+            }
+        }
         let drained = self
             .sessions
             .of(slot)
@@ -84,6 +90,7 @@ impl Driver {
                 ) => {
                     self.read_relay_stream(slot);
                 }
+                Event::Stream(StreamEvent::Writable { .. }) => self.write_relay_stream(slot),
                 Event::Stream(_)
                 | Event::HandshakeDataReady
                 | Event::DatagramReceived
@@ -154,19 +161,30 @@ impl Driver {
             entry.dialling = None;
         }
         if entry.machine.handle_session_up(dialled, self.now) == Keep::Old {
+            // What the peer has sent on it before it knew is good.
+            self.receive_datagrams(slot);
             self.close(slot, CloseCode::Superseded);
             return;
         }
+        entry.dial_pending = false;
+        entry.refused.clear();
         let former = entry.session.replace(slot);
         entry.since = Some(self.now);
+        // The own dial loses against one that has come up, unless this node wins ties.
+        let loser = entry.dialling.filter(|_| !entry.machine.wins_ties());
+        if let Some(loser) = loser {
+            entry.dialling = None;
+            self.close(loser, CloseCode::Superseded);
+        }
         self.sessions.establish(slot, keys, self.now);
         if let Some(session) = self.sessions.of_mut(slot) {
-            session.paths = netmanager_core::peer::paths::Paths::new(seed);
+            session.paths = Paths::new(seed);
             if let Some(path) = path {
                 session.paths.handle_handshake(path, self.now);
             }
         }
         if let Some(former) = former.filter(|former| *former != slot) {
+            self.receive_datagrams(former);
             self.close(former, CloseCode::Superseded);
         }
         tracing::info!(peer = %self.name_of(peer), path = %self.show_path(path), dialled, "session up");
@@ -196,6 +214,9 @@ impl Driver {
                 .connection
                 .close(self.now, VarInt::from_u32(code as u32), reason);
             session.with = With::Stranger;
+            // Nothing of it is due any more but the end of the connection.
+            session.paths = Paths::new(0);
+            session.reassembler = Reassembler::new(ReassemblyLimits::default());
             self.touched.insert(slot);
         }
     }
@@ -244,7 +265,7 @@ impl Driver {
             && let Some(entry) = peers.get_mut(&peer)
         {
             entry.received_bytes += received;
-            entry.last_traffic = Some(*now);
+            entry.machine.note_traffic(*now);
             self.after_plane(forwards);
         }
     }
@@ -326,6 +347,10 @@ impl Driver {
             };
             let now = self.now;
             let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            if due(session.handshake_deadline()) {
+                self.close(slot, CloseCode::Unreachable);
+                continue;
+            }
             if due(session.connection.poll_timeout()) {
                 session.connection.handle_timeout(now);
                 self.touched.insert(slot);

@@ -181,7 +181,7 @@ impl Driver {
                     virtual_address,
                     With::Stranger,
                     false,
-                    seed,
+                    (seed, self.now),
                 );
                 session.path = Some(from);
                 session.initial_id = Some(initial_id);

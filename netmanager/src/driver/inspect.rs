@@ -39,7 +39,7 @@ impl Driver {
 
     fn packet_status(&self) -> PacketStatus {
         PacketStatus {
-            flows: self.plane.flows(self.now).count(),
+            flows: self.plane.flow_count(),
             peers_up: self
                 .peers
                 .values()

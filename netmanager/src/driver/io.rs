@@ -86,6 +86,8 @@ impl Io {
                 self.blocked.push_front(batch);
                 return;
             }
+            let datagrams = batch.contents.len().div_ceil(batch.segment_size);
+            self.traffic.socket_out_datagrams += datagrams as u64;
             self.traffic.socket_out_bytes += batch.contents.len() as u64;
         }
     }

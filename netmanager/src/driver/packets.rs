@@ -11,8 +11,9 @@ use netmanager_core::vnet::{VNET_HEADER_LEN, VnetHeader};
 use super::Driver;
 use super::io::Io;
 
-/// Packets read from the TUN before the data socket has its turn.
-const TUN_ROUNDS: usize = 32;
+/// Packets read from the TUN before the data socket has its turn: half of what QUIC's queue takes
+/// if all of them are super-packets.
+const TUN_ROUNDS: usize = 8;
 
 /// A packet that goes on to another peer than the one it came from.
 #[derive(Debug)]
@@ -54,8 +55,13 @@ impl Driver {
             match read {
                 Ok(len) => self.handle_tun(&mut buffer, len),
                 Err(error) => {
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        tracing::debug!(%error, "TUN");
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) {
+                        // Such as a device that somebody has deleted: there is no way on.
+                        tracing::error!(%error, "the TUN cannot be read, the packet thread ends");
+                        self.stopping = true;
                     }
                     self.tun_buffer = buffer;
                     break;

@@ -1,6 +1,6 @@
 //! The peers of the table: who has a session, who is dialled, what waits for whom.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,10 @@ const MAX_QUEUED_BYTES: usize = 2 << 20;
 /// How long packets wait for a session that is being made.
 const MAX_WAIT: Duration = CONNECT_TIMEOUT;
 
+/// How long a path on which somebody else answered is left alone: two sites often use the same
+/// private addresses.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+
 /// What the driver keeps of one peer.
 #[derive(Debug)]
 pub(super) struct PeerEntry {
@@ -37,9 +41,10 @@ pub(super) struct PeerEntry {
     pub(super) dialling: Option<Slot>,
     /// A dial waits for its first path: a relay has yet to say how the peer is reached.
     pub(super) dial_pending: bool,
+    /// Paths on which somebody else answered, and when.
+    pub(super) refused: BTreeMap<Path, Instant>,
     pub(super) queue: Queue,
     pub(super) since: Option<Instant>,
-    pub(super) last_traffic: Option<Instant>,
     pub(super) last_failure: Option<String>,
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
@@ -109,7 +114,17 @@ impl Driver {
                 .peers
                 .entry(*id)
                 .or_insert_with(|| PeerEntry::new(&me, &row.id));
-            entry.addresses.clone_from(&row.addresses);
+            let former = std::mem::replace(&mut entry.addresses, row.addresses.clone());
+            entry.refused.clear();
+            let withdrawn = former
+                .into_iter()
+                .filter(|address| !row.addresses.contains(address));
+            let session = entry.session.and_then(|slot| self.sessions.of_mut(slot));
+            if let Some(session) = session {
+                for address in withdrawn {
+                    session.paths.remove(Path::Direct(address), self.now);
+                }
+            }
         }
         let gone: Vec<PeerId> = self
             .peers
@@ -118,6 +133,7 @@ impl Driver {
             .copied()
             .collect();
         for id in gone {
+            self.forget_at_relays(id);
             if let Some(entry) = self.peers.remove(&id) {
                 for slot in entry.session.into_iter().chain(entry.dialling) {
                     self.close(slot, CloseCode::UnknownNode);
@@ -135,7 +151,6 @@ impl Driver {
             self.counters.count(DropReason::PeerUnreachable);
             return;
         };
-        entry.last_traffic = Some(self.now);
         let session = entry
             .session
             .and_then(|slot| Some((slot, self.sessions.of_mut(slot)?)));
@@ -160,10 +175,9 @@ impl Driver {
             return;
         };
         let action = entry.machine.want(self.now);
-        if entry.session.is_none() {
-            self.ask_relays(peer);
+        if action.is_some() {
+            self.act(peer, action);
         }
-        self.act(peer, action);
     }
 
     pub(super) fn act(&mut self, peer: PeerId, action: Option<Action>) {
@@ -171,8 +185,9 @@ impl Driver {
             Some(Action::Dial) => self.dial(peer),
             Some(Action::GiveUp) => self.give_up(peer),
             Some(Action::CloseIdle) => {
-                if let Some(slot) = self.peers.get_mut(&peer).and_then(|e| e.session.take()) {
+                if let Some(slot) = self.peers.get_mut(&peer).and_then(PeerEntry::take_session) {
                     self.close(slot, CloseCode::Idle);
+                    self.remember_peers();
                 }
             }
             None => {}
@@ -191,6 +206,7 @@ impl Driver {
             return;
         }
         entry.dial_pending = false;
+        let former = entry.dialling.take();
         let expected = Identity::Node(entry.node.clone());
         let Some(slot) = self.sessions.next_slot() else {
             return;
@@ -213,14 +229,23 @@ impl Driver {
                 entry.dialling = Some(slot);
                 let seed = self.next_seed();
                 let with = With::Peer(peer);
-                let mut session =
-                    Session::new(handle, connection, virtual_address, with, true, seed);
+                let mut session = Session::new(
+                    handle,
+                    connection,
+                    virtual_address,
+                    with,
+                    true,
+                    (seed, self.now),
+                );
                 session.fanout = paths;
                 session.fanout.truncate(MAX_FANOUT);
                 self.sessions.insert(slot, session);
                 self.touched.insert(slot);
             }
             Err(error) => tracing::error!(%error, "cannot dial"),
+        }
+        if let Some(former) = former {
+            self.close(former, CloseCode::Superseded);
         }
     }
 
@@ -267,7 +292,13 @@ impl Driver {
             .iter()
             .copied()
             .filter(|address| self.may_dial(*address));
-        relayed.chain(direct.map(Path::Direct)).collect()
+        let all: Vec<Path> = relayed.chain(direct.map(Path::Direct)).collect();
+        let is_open = |path: &Path| {
+            let refused = entry.refused.get(path);
+            refused.is_none_or(|at| self.now >= *at + REFUSED_PAUSE)
+        };
+        let open: Vec<Path> = all.iter().copied().filter(is_open).collect();
+        if open.is_empty() { all } else { open }
     }
 
     fn may_dial(&self, address: SocketAddr) -> bool {
@@ -306,6 +337,11 @@ impl Driver {
     }
 
     pub(super) fn handle_peer_lost(&mut self, slot: Slot, peer: PeerId, reason: &str) {
+        let answered = self
+            .sessions
+            .of(slot)
+            .filter(|session| session.established.is_none());
+        let answered = answered.and_then(|session| session.path);
         let Some(entry) = self.peers.get_mut(&peer) else {
             return;
         };
@@ -315,19 +351,32 @@ impl Driver {
             entry.since = None;
             tracing::info!(peer = %entry.node, why = reason, "session lost");
         }
+        let mut elsewhere = None;
         if entry.dialling == Some(slot) {
             entry.dialling = None;
             tracing::debug!(peer = %entry.node, why = reason, "handshake failed");
+            // Whoever answered was not the peer; another path may lead to it.
+            if let Some(path) = answered {
+                entry.refused.insert(path, self.now);
+                elsewhere = entry.machine.retry_elsewhere();
+            }
         }
         if was_ours {
             entry.last_failure = Some(reason.to_owned());
             let has_session = entry.session.is_some();
-            let action = if has_session {
-                None
-            } else {
-                entry.machine.handle_session_lost(self.now)
+            let refused = entry.refused.clone();
+            let open = self
+                .candidates(peer)
+                .into_iter()
+                .any(|path| !refused.contains_key(&path));
+            let action = match self.peers.get_mut(&peer) {
+                Some(_) if has_session => None,
+                Some(_) if open && elsewhere.is_some() => elsewhere,
+                Some(entry) => entry.machine.handle_session_lost(self.now),
+                None => None,
             };
             self.act(peer, action);
+            self.remember_peers();
         }
     }
 
@@ -394,6 +443,11 @@ impl Driver {
 }
 
 impl PeerEntry {
+    fn take_session(&mut self) -> Option<Slot> {
+        self.since = None;
+        self.session.take()
+    }
+
     fn new(me: &NodeId, node: &NodeId) -> Self {
         Self {
             node: node.clone(),
@@ -402,9 +456,9 @@ impl PeerEntry {
             session: None,
             dialling: None,
             dial_pending: false,
+            refused: BTreeMap::new(),
             queue: Queue::default(),
             since: None,
-            last_traffic: None,
             last_failure: None,
             sent_bytes: 0,
             received_bytes: 0,

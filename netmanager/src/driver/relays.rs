@@ -115,11 +115,18 @@ impl Driver {
             self.drop_relay(index, "not in the table any more");
             self.relays.retain(|entry| entry.index != index);
         }
+        let mut moved = Vec::new();
         for row in rows {
             if let Some(entry) = self.relays.iter_mut().find(|entry| entry.id == row.id) {
                 if entry.addresses != row.addresses {
+                    let used = entry.address();
                     entry.addresses = row.addresses;
                     entry.turn = 0;
+                    let still = entry.addresses.iter().position(|at| Some(*at) == used);
+                    match still {
+                        Some(at) => entry.turn = at,
+                        None => moved.push(entry.index),
+                    }
                 }
                 continue;
             }
@@ -140,15 +147,24 @@ impl Driver {
                 reason: None,
             });
         }
+        for index in moved {
+            self.drop_relay(index, "its address has changed");
+            if let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) {
+                entry.turn = 0;
+                entry.retry_at = Some(self.now);
+            }
+        }
     }
 
     fn dial_relay(&mut self, index: RelayIndex) {
         let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
             return;
         };
-        entry.retry_at = None;
+        // Whatever goes wrong below is tried again, on the next address.
+        entry.retry_at = Some(self.now + RETRY_MAX);
         let Some(address) = entry.address().filter(|at| self.io.socket.reaches(*at)) else {
             entry.reason = Some("no address that this node's data socket reaches".into());
+            entry.turn = entry.turn.wrapping_add(1);
             return;
         };
         if self.credentials.relay_token().is_none() {
@@ -177,7 +193,14 @@ impl Driver {
                 entry.session = Some(slot);
                 entry.retry_at = Some(self.now + ANSWER_TIMEOUT);
                 let with = With::Relay(index);
-                let mut session = Session::new(handle, connection, virtual_address, with, true, 0);
+                let mut session = Session::new(
+                    handle,
+                    connection,
+                    virtual_address,
+                    with,
+                    true,
+                    (0, self.now),
+                );
                 session.path = Some(Path::Direct(address));
                 self.sessions.insert(slot, session);
                 self.touched.insert(slot);
@@ -273,10 +296,11 @@ impl Driver {
             }
             LinkEvent::Reachable { peer, .. } => self.offer_paths(peer),
             LinkEvent::Gone { id } => {
-                self.withdraw_path(Path::Relay {
+                let gone = Path::Relay {
                     relay: index,
                     peer: id,
-                });
+                };
+                self.withdraw_paths(|path| path == gone);
             }
             LinkEvent::Ended(reason) => {
                 tracing::warn!(relay = %entry.id, %reason, "the relay ended the session");
@@ -355,8 +379,27 @@ impl Driver {
         entry.retry_at = Some(self.now + pause);
         entry.failures = entry.failures.saturating_add(1);
         entry.turn = entry.turn.wrapping_add(1);
+        self.withdraw_paths(|path| matches!(path, Path::Relay { relay, .. } if relay == index));
         if let Some(slot) = slot {
             self.close(slot, CloseCode::Shutdown);
+        }
+    }
+
+    /// The stream to a relay takes more: go on with what waited.
+    pub(super) fn write_relay_stream(&mut self, slot: Slot) {
+        if let Some(With::Relay(index)) = self.sessions.of(slot).map(|session| session.with) {
+            self.drive_relay(index);
+        }
+    }
+
+    /// Forgets a peer that is in the table no more.
+    pub(super) fn forget_at_relays(&mut self, peer: PeerId) {
+        for link in self
+            .relays
+            .iter_mut()
+            .filter_map(|entry| entry.link.as_mut())
+        {
+            link.forget(peer);
         }
     }
 
@@ -385,12 +428,20 @@ impl Driver {
         needs.map(|(peer, _)| *peer).collect()
     }
 
-    fn withdraw_path(&mut self, path: Path) {
+    fn withdraw_paths(&mut self, gone: impl Fn(Path) -> bool) {
         for slot in self.sessions.slots() {
-            if let Some(session) = self.sessions.of_mut(slot)
-                && session.established.is_some()
-                && matches!(session.with, With::Peer(_))
-            {
+            let Some(session) = self.sessions.of_mut(slot) else {
+                continue;
+            };
+            if session.established.is_none() || !matches!(session.with, With::Peer(_)) {
+                continue;
+            }
+            let paths: Vec<Path> = session
+                .paths
+                .views(self.now)
+                .map(|view| view.path)
+                .collect();
+            for path in paths.into_iter().filter(|path| gone(*path)) {
                 session.paths.remove(path, self.now);
                 self.touched.insert(slot);
             }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use netmanager_core::chunk::{Chunker, Reassembler, ReassemblyLimits};
+use netmanager_core::peer::CONNECT_TIMEOUT;
 use netmanager_core::peer::paths::{Path, Paths, RelayIndex};
 use netmanager_core::seal::{Opener, SealKey, Sealer};
 use netmanager_core::table::PeerId;
@@ -39,6 +40,7 @@ pub(super) struct Session {
     pub(super) with: With,
     pub(super) dialled: bool,
     pub(super) established: Option<Instant>,
+    born: Instant,
     /// Where packets go; none while a dial waits for its first answer.
     pub(super) path: Option<Path>,
     /// Where a dial is tried, until something answers.
@@ -61,7 +63,7 @@ impl Session {
         virtual_address: SocketAddr,
         with: With,
         dialled: bool,
-        seed: u64,
+        (seed, now): (u64, Instant),
     ) -> Self {
         Self {
             handle,
@@ -70,6 +72,7 @@ impl Session {
             with,
             dialled,
             established: None,
+            born: now,
             path: None,
             fanout: Vec::new(),
             first_flight: VecDeque::new(),
@@ -80,6 +83,13 @@ impl Session {
             stream: None,
             initial_id: None,
         }
+    }
+
+    /// When an incoming handshake that is not complete is given up: half-open sessions are what
+    /// strangers can make a node hold.
+    pub(super) fn handshake_deadline(&self) -> Option<Instant> {
+        let waits = self.initial_id.is_some() && !self.connection.is_closed();
+        waits.then(|| self.born + CONNECT_TIMEOUT)
     }
 
     /// Notes that a packet of the session came over `from`: a dial needs to look no further.
@@ -230,7 +240,7 @@ impl Sessions {
         self.slots
             .iter()
             .flatten()
-            .find(|session| session.path == Some(path))
+            .find(|session| session.path == Some(path) && !session.connection.is_closed())
     }
 
     /// Notes that a handshake is complete: probes are recognised, Initials are no more.
@@ -269,7 +279,8 @@ impl Sessions {
                     .established
                     .and_then(|_| session.paths.poll_timeout());
                 let chunks = session.reassembler.poll_timeout();
-                [session.connection.poll_timeout(), paths, chunks]
+                let handshake = session.handshake_deadline();
+                [session.connection.poll_timeout(), paths, chunks, handshake]
                     .into_iter()
                     .flatten()
                     .min()
@@ -282,7 +293,7 @@ impl Sessions {
         self.slots
             .iter()
             .flatten()
-            .filter(|session| !session.dialled && session.established.is_none())
+            .filter(|session| session.initial_id.is_some() && !session.connection.is_closed())
             .count()
     }
 }

@@ -93,6 +93,22 @@ impl Driver {
         }
     }
 
+    /// Whether queued packets wait that QUIC would take now.
+    pub(super) fn can_flush(&mut self, slot: Slot) -> bool {
+        let Some(session) = self.sessions.of_mut(slot) else {
+            return false;
+        };
+        let With::Peer(peer) = session.with else {
+            return false;
+        };
+        let entry = self
+            .peers
+            .get(&peer)
+            .filter(|entry| entry.session == Some(slot));
+        let next = entry.and_then(|entry| entry.queue.front());
+        next.is_some_and(|parked| has_room(&mut session.connection, parked.packet.len()))
+    }
+
     /// Hands queued packets to QUIC as far as it takes them.
     pub(super) fn flush_queue(&mut self, slot: Slot) {
         let Self {
