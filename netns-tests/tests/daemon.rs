@@ -1,0 +1,161 @@
+//! The running daemon between two nodes: host programs, tools, reloads, fragments, queues.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use netns_tests::pair::{self, ON_ALPHA, ON_BETA, TABLE};
+use netns_tests::{command, wait};
+
+const SOON: Duration = Duration::from_secs(10);
+const PORT: u16 = 7000;
+const BETA: [&str; 2] = ["10.30.1.2", "fdff::1:2"];
+
+fn address(ip: &str) -> SocketAddr {
+    match ip.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, PORT),
+        Err(error) => panic!("{ip}: {error}"),
+    }
+}
+
+fn any() -> SocketAddr {
+    SocketAddr::from(([0_u16; 8], PORT))
+}
+
+#[test]
+fn programs_of_the_host_reach_services_and_names() -> Result<()> {
+    let lab = pair::lab()?;
+    let fleet = pair::start(&lab)?;
+    let _echo = fleet.instance("beta", ON_BETA)?.tcp_echo(any())?;
+    let host = lab.node("alpha");
+    for ip in BETA {
+        ensure!(
+            host.tcp_exchange(address(ip), b"host", SOON)? == b"host",
+            "{ip}"
+        );
+    }
+    let ask = "dig +short @169.254.1.1 home.lab.echo.lab.any.rr.local A";
+    ensure!(host.run_ok(command(ask), SOON)?.trim() == "10.30.100.1");
+    Ok(())
+}
+
+#[test]
+fn ping_by_name_tells_instance_and_path() -> Result<()> {
+    let lab = pair::lab()?;
+    let fleet = pair::start(&lab)?;
+    let cases = [
+        ("0", "home/alpha", &["local"][..]),
+        ("1", "home/beta", &["direct", "relay"][..]),
+    ];
+    for (number, node, kinds) in cases {
+        let name = format!("home.lab.echo.lab.{number}.instance.local");
+        for family in [&[][..], &["-6"][..]] {
+            let arguments = [&["ping", &name, "-c", "1", "-W", "10"][..], family].concat();
+            let said = fleet.tool_json("alpha", &arguments)?;
+            let echo = said.first().context("no echo")?;
+            ensure!(echo["node"] == node, "{echo}");
+            let kind = echo["path"]["kind"].as_str().unwrap_or_default();
+            ensure!(kinds.contains(&kind), "{echo}");
+        }
+    }
+    let closest = ["dig", "home.lab.echo.lab.any.closest.local"];
+    for tool in [&["status"][..], &["peers"], &["flows"], &closest] {
+        ensure!(!fleet.tool_json("alpha", tool)?.is_empty(), "{tool:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_changed_table_acts_without_a_restart_and_a_wrong_one_does_not() -> Result<()> {
+    let lab = pair::lab()?;
+    let mut fleet = pair::start(&lab)?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    ensure!(alpha.tcp_connect(address("10.30.100.2"), SOON)?.is_err());
+    let closest = "closest = { ipv4 = \"10.30.101.2\", ipv6 = \"fdff:1000::2\" }\n";
+    let more = format!(
+        "{closest}\n[[service.instance]]\nnumber = 0\nnode = \"home/beta\"\n\
+         ipv4 = \"10.30.1.5\"\nipv6 = \"fdff::1:5\"\n"
+    );
+    let more = TABLE.replace(closest, &more);
+    ensure!(more != TABLE);
+    fleet.write_table(&more)?;
+    let beta = wait::until("beta hosts it", SOON, || {
+        let namespace = fleet.instance("beta", "home.lab.empty.lab.0")?;
+        // Its file is there a moment before the namespace is.
+        namespace.in_ns(|| Ok(()))?;
+        Ok(namespace)
+    })?;
+    let _echo = beta.tcp_echo(any())?;
+    for ip in ["10.30.100.2", "fdff:2000::2"] {
+        wait::until("alpha reaches it", SOON, || {
+            ensure!(alpha.tcp_exchange(address(ip), b"new", SOON)? == b"new");
+            Ok(())
+        })?;
+    }
+    fleet.write_table("tabel = 1\n")?;
+    let error = wait::until("the fault is shown", SOON, || {
+        let status = fleet.tool_json("alpha", &["status"])?;
+        let error = status
+            .first()
+            .and_then(|status| status["table"]["error"].as_str());
+        error.map(str::to_owned).context("no fault yet")
+    })?;
+    ensure!(
+        error.contains("table.toml:1:1") && error.contains("tabel"),
+        "{error}"
+    );
+    ensure!(alpha.tcp_exchange(address("10.30.100.2"), b"still", SOON)? == b"still");
+    Ok(())
+}
+
+#[test]
+fn fragments_and_errors_cross_both_kernels() -> Result<()> {
+    let lab = pair::lab()?;
+    let fleet = pair::start(&lab)?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    let _echo = fleet.instance("beta", ON_BETA)?.udp_echo(any())?;
+    let large = vec![7; 8000];
+    for ip in BETA.iter().chain(&["10.30.100.1", "fdff:2000::1"]) {
+        // `rr` may choose alpha's own instance, which has no server; a second flow goes on.
+        let tried = (0..2).find_map(|_| alpha.udp_exchange(address(ip), &large, SOON / 10).ok());
+        ensure!(tried.as_ref() == Some(&large), "fragments to {ip}");
+    }
+    for ip in BETA {
+        let closed = SocketAddr::new(ip.parse()?, 7999);
+        let Err(error) = alpha.udp_exchange(closed, b"x", SOON) else {
+            bail!("{closed} answers");
+        };
+        let kind = error
+            .downcast_ref::<std::io::Error>()
+            .map(std::io::Error::kind);
+        ensure!(kind == Some(ErrorKind::ConnectionRefused), "{error:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_waits_for_a_peer_is_bounded_and_its_end_is_counted() -> Result<()> {
+    let lab = pair::lab()?;
+    let fleet = pair::start(&lab)?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    let socket = alpha.udp_bind(SocketAddr::from(([0; 4], 0)))?;
+    let sent = 700;
+    for _ in 0..sent {
+        socket.send_to(b"x", address("10.30.1.3"))?;
+    }
+    let drops = wait::until("what waited for gamma is counted", SOON, || {
+        let expired = fleet.drops("alpha", "peer_queue_expired")?;
+        ensure!(expired > 0, "nothing yet");
+        Ok((fleet.drops("alpha", "peer_queue_full")?, expired))
+    })?;
+    let (full, expired) = drops;
+    ensure!(
+        full > 0 && full + expired == sent,
+        "{full} + {expired} of {sent}"
+    );
+    // From now on the peer is known to be down, and the kernel hears so at once.
+    let refused = alpha.tcp_connect(address("10.30.1.3"), SOON)?.map(drop);
+    ensure!(refused.is_err(), "gamma answers");
+    Ok(())
+}
