@@ -1,0 +1,199 @@
+//! Sessions under change: relays that restart, addresses that two sites share, refused certificates.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use netns_tests::pair::{self, ON_ALPHA, ON_BETA, TABLE};
+use netns_tests::{
+    Attachment, Description, Fleet, Impairment, Lab, Loss, Machine, Namespace, Nat, Segment, wait,
+};
+
+const SOON: Duration = Duration::from_secs(15);
+const PORT: u16 = 7000;
+
+fn beta_address() -> SocketAddr {
+    SocketAddr::new(IpAddr::from([10, 30, 1, 2]), PORT)
+}
+
+fn any() -> SocketAddr {
+    SocketAddr::from(([0_u16; 8], PORT))
+}
+
+/// Waits until a datagram comes back, and says how long that took.
+fn time_to_echo(from: &Namespace) -> Result<Duration> {
+    let started = Instant::now();
+    wait::until("an echo comes back", SOON, || {
+        let echoed = from.udp_exchange(beta_address(), b"echo", Duration::from_millis(200))?;
+        ensure!(echoed == b"echo");
+        Ok(())
+    })?;
+    Ok(started.elapsed())
+}
+
+fn path_kind(fleet: &Fleet<'_>) -> Result<String> {
+    let peer = fleet.peer("alpha", "home/beta")?;
+    Ok(peer["path"]["kind"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_relay_that_restarts_costs_relayed_flows_seconds_and_direct_ones_nothing() -> Result<()> {
+    let lab = pair::lab()?;
+    let mut fleet = pair::start(&lab)?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    let _echo = fleet.instance("beta", ON_BETA)?.udp_echo(any())?;
+    pair::set_lan(&lab, Impairment::loss(Loss::Random(1.0)));
+    time_to_echo(&alpha)?;
+    wait::until("the session is relayed", SOON, || {
+        ensure!(path_kind(&fleet)? == "relay");
+        Ok(())
+    })?;
+    fleet.relay("relay").kill()?;
+    fleet.start_relay("relay", "hub/r1", "")?;
+    let took = time_to_echo(&alpha)?;
+    ensure!(
+        took < Duration::from_secs(8),
+        "relayed packets are back after {took:?} only"
+    );
+
+    pair::set_lan(&lab, Impairment::default());
+    wait::until("the session is direct", SOON, || {
+        ensure!(path_kind(&fleet)? == "direct");
+        Ok(())
+    })?;
+    fleet.relay("relay").kill()?;
+    for _ in 0..20 {
+        let echoed = alpha.udp_exchange(beta_address(), b"echo", Duration::from_secs(1))?;
+        ensure!(echoed == b"echo");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_address_that_another_node_has_at_this_site_leads_to_the_relay() -> Result<()> {
+    // Both sites use the same private addresses: beta's address is that of gamma at alpha's site.
+    let site = |name: &str, lan: &str| {
+        Machine::router(name, "internet", lan)
+            .nat(Nat::PortRestricted)
+            .drop_unsolicited()
+    };
+    let host = |name: &str, on: &str, number| {
+        Machine::host(name).attach(Attachment::to(on).number(number))
+    };
+    let lab = Lab::new(
+        &Description::new()
+            .segment(Segment::new("internet").v4("203.0.113.0/24"))
+            .segment(Segment::new("site-a").v4("192.168.7.0/24"))
+            .segment(Segment::new("site-b").v4("192.168.7.0/24"))
+            .machine(host("relay", "internet", 10))
+            .machine(site("router-a", "site-a"))
+            .machine(site("router-b", "site-b"))
+            .machine(host("alpha", "site-a", 11))
+            .machine(host("gamma", "site-a", 12))
+            .machine(host("beta", "site-b", 12)),
+    )?;
+    let table = TABLE
+        .replace("192.168.7.1:", "192.168.7.11:")
+        .replace("192.168.7.2:", "192.168.7.12:")
+        .replace(
+            "id = \"home/gamma\"\norganisation = \"acme\"",
+            "id = \"home/gamma\"\norganisation = \"acme\"\naddresses = [\"192.168.7.12:10260\"]",
+        );
+    let mut fleet = Fleet::new(&lab)?;
+    fleet.write_table(&table)?;
+    fleet.start_relay("relay", "hub/r1", "")?;
+    for (machine, id) in [
+        ("alpha", "home/alpha"),
+        ("gamma", "home/gamma"),
+        ("beta", "home/beta"),
+    ] {
+        fleet.add_node(machine, id, "acme", "")?;
+        fleet.start(machine)?;
+    }
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    let _beta_echo = fleet.instance("beta", ON_BETA)?.udp_echo(any())?;
+    let ghost = fleet.instance("gamma", "home.lab.ghost.lab.0")?;
+    let _gamma_echo = ghost.udp_echo(any())?;
+    time_to_echo(&alpha)?;
+    ensure!(
+        path_kind(&fleet)? == "relay",
+        "{}",
+        fleet.peer("alpha", "home/beta")?
+    );
+    let to_gamma = SocketAddr::new(IpAddr::from([10, 30, 1, 3]), PORT);
+    ensure!(alpha.udp_exchange(to_gamma, b"near", SOON)? == b"near");
+    Ok(())
+}
+
+#[test]
+fn two_nodes_that_dial_each_other_at_once_agree_on_one_session() -> Result<()> {
+    let lab = pair::lab()?;
+    let fleet = pair::start(&lab)?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    let beta = fleet.instance("beta", ON_BETA)?;
+    let _alpha_echo = alpha.udp_echo(any())?;
+    let _beta_echo = beta.udp_echo(any())?;
+    let alpha_address = SocketAddr::new(IpAddr::from([10, 30, 1, 1]), PORT);
+    std::thread::scope(|scope| {
+        let there = scope.spawn(|| alpha.udp_exchange(beta_address(), b"there", SOON));
+        let back = scope.spawn(|| beta.udp_exchange(alpha_address, b"back", SOON));
+        for (echo, expected) in [(there, &b"there"[..]), (back, b"back")] {
+            let echoed = echo
+                .join()
+                .map_err(|_| anyhow::anyhow!("a sender has panicked"))??;
+            ensure!(echoed == expected);
+        }
+        Ok(())
+    })?;
+    let ages = |machine: &str, id: &str| -> Result<u64> {
+        fleet.peer(machine, id)?["session_ms"]
+            .as_u64()
+            .context("no session")
+    };
+    let before = (ages("alpha", "home/beta")?, ages("beta", "home/alpha")?);
+    time_to_echo(&alpha)?;
+    let after = (ages("alpha", "home/beta")?, ages("beta", "home/alpha")?);
+    ensure!(
+        after.0 >= before.0 && after.1 >= before.1,
+        "{before:?} then {after:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_dialler_whose_certificate_is_refused_backs_off() -> Result<()> {
+    let lab = pair::lab()?;
+    let mut fleet = Fleet::new(&lab)?;
+    fleet.write_table(TABLE)?;
+    for (machine, id) in pair::NODES {
+        fleet.add_node(machine, id, "acme", "")?;
+    }
+    // Beta has no row for alpha: it ends alpha's sessions when they have just come up.
+    let stranger = TABLE.replace("home/alpha", "home/other");
+    ensure!(stranger != TABLE);
+    fleet.write_table_of("beta", &stranger)?;
+    fleet.start("alpha")?;
+    fleet.start("beta")?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(4) {
+        let _ = alpha.udp_exchange(beta_address(), b"hello", Duration::from_millis(50));
+    }
+    let log = fleet.daemon("alpha").shown();
+    let sessions = log
+        .lines()
+        .filter(|line| line.contains("session up"))
+        .count();
+    ensure!(
+        (1..=5).contains(&sessions),
+        "{sessions} sessions in 4 s\n{log}"
+    );
+    let peer = fleet.peer("alpha", "home/beta")?;
+    ensure!(
+        peer["reason"]
+            .as_str()
+            .is_some_and(|why| why.contains("not in the table")),
+        "{peer}"
+    );
+    Ok(())
+}
