@@ -1,6 +1,6 @@
 //! Drives sessions: QUIC events inwards, datagrams and packets outwards.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use netmanager_core::chunk::{Reassembler, ReassemblyLimits};
@@ -15,6 +15,10 @@ use super::Driver;
 use super::session::{ProbeKeys, With};
 use crate::quic::Slot;
 use crate::tls;
+
+/// How long a superseded session is still listened to: what the peer sent before it knew is on its
+/// way for half a round trip.
+const RETIREMENT: Duration = Duration::from_millis(500);
 
 /// Why we close sessions, as application error codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,9 +165,7 @@ impl Driver {
             entry.dialling = None;
         }
         if entry.machine.handle_session_up(dialled, self.now) == Keep::Old {
-            // What the peer has sent on it before it knew is good.
-            self.receive_datagrams(slot);
-            self.close(slot, CloseCode::Superseded);
+            self.retire(slot);
             return;
         }
         entry.dial_pending = false;
@@ -174,7 +176,7 @@ impl Driver {
         let loser = entry.dialling.filter(|_| !entry.machine.wins_ties());
         if let Some(loser) = loser {
             entry.dialling = None;
-            self.close(loser, CloseCode::Superseded);
+            self.retire(loser);
         }
         self.sessions.establish(slot, keys, self.now);
         if let Some(session) = self.sessions.of_mut(slot) {
@@ -184,8 +186,7 @@ impl Driver {
             }
         }
         if let Some(former) = former.filter(|former| *former != slot) {
-            self.receive_datagrams(former);
-            self.close(former, CloseCode::Superseded);
+            self.retire(former);
         }
         tracing::info!(peer = %self.name_of(peer), path = %self.show_path(path), dialled, "session up");
         // A direct session wants a relayed way to fall back to, and the reverse.
@@ -203,6 +204,13 @@ impl Driver {
             With::Stranger => tracing::debug!(%reason, "handshake failed"),
             With::Peer(peer) => self.handle_peer_lost(slot, peer, &reason.to_string()),
             With::Relay(relay) => self.handle_relay_lost(slot, relay, &reason.to_string()),
+        }
+    }
+
+    /// Ends a session that another one has superseded, when what is on its way has come.
+    fn retire(&mut self, slot: Slot) {
+        if let Some(session) = self.sessions.of_mut(slot) {
+            session.retires = Some(self.now + RETIREMENT);
         }
     }
 
@@ -287,6 +295,11 @@ impl Driver {
             .is_some_and(|at| at <= self.now)
         {
             session.paths.handle_timeout(self.now);
+            if session.paths.is_in_doubt()
+                && let Some(Path::Relay { relay, .. }) = session.path
+            {
+                self.doubt_relay(relay);
+            }
         }
         while let Some(event) = self
             .sessions
@@ -347,8 +360,14 @@ impl Driver {
             };
             let now = self.now;
             let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-            if due(session.handshake_deadline()) {
-                self.close(slot, CloseCode::Unreachable);
+            if due(session.closing_deadline()) {
+                let superseded = session.retires.is_some();
+                let code = if superseded {
+                    CloseCode::Superseded
+                } else {
+                    CloseCode::Unreachable
+                };
+                self.close(slot, code);
                 continue;
             }
             if due(session.connection.poll_timeout()) {

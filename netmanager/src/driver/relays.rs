@@ -385,6 +385,19 @@ impl Driver {
         }
     }
 
+    /// Packets through a relay do not come back: make it show whether it still knows this node. One
+    /// that has restarted answers with a stateless reset.
+    pub(super) fn doubt_relay(&mut self, index: RelayIndex) {
+        let entry = self.relays.iter().find(|entry| entry.index == index);
+        let Some(slot) = entry.and_then(|entry| entry.session) else {
+            return;
+        };
+        if let Some(session) = self.sessions.of_mut(slot) {
+            session.connection.ping();
+            self.touched.insert(slot);
+        }
+    }
+
     /// The stream to a relay takes more: go on with what waited.
     pub(super) fn write_relay_stream(&mut self, slot: Slot) {
         if let Some(With::Relay(index)) = self.sessions.of(slot).map(|session| session.with) {

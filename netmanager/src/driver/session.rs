@@ -41,6 +41,8 @@ pub(super) struct Session {
     pub(super) dialled: bool,
     pub(super) established: Option<Instant>,
     born: Instant,
+    /// When a session that another one has superseded is closed: what is on its way still counts.
+    pub(super) retires: Option<Instant>,
     /// Where packets go; none while a dial waits for its first answer.
     pub(super) path: Option<Path>,
     /// Where a dial is tried, until something answers.
@@ -73,6 +75,7 @@ impl Session {
             dialled,
             established: None,
             born: now,
+            retires: None,
             path: None,
             fanout: Vec::new(),
             first_flight: VecDeque::new(),
@@ -85,11 +88,18 @@ impl Session {
         }
     }
 
-    /// When an incoming handshake that is not complete is given up: half-open sessions are what
-    /// strangers can make a node hold.
-    pub(super) fn handshake_deadline(&self) -> Option<Instant> {
-        let waits = self.initial_id.is_some() && !self.connection.is_closed();
-        waits.then(|| self.born + CONNECT_TIMEOUT)
+    /// When the session is closed if nothing else happens: a superseded one when it retires, an
+    /// incoming handshake when it has taken too long, because half-open sessions are what strangers
+    /// can make a node hold.
+    pub(super) fn closing_deadline(&self) -> Option<Instant> {
+        if self.connection.is_closed() {
+            return None;
+        }
+        let half_open = self
+            .initial_id
+            .is_some()
+            .then(|| self.born + CONNECT_TIMEOUT);
+        self.retires.or(half_open)
     }
 
     /// Notes that a packet of the session came over `from`: a dial needs to look no further.
@@ -279,8 +289,8 @@ impl Sessions {
                     .established
                     .and_then(|_| session.paths.poll_timeout());
                 let chunks = session.reassembler.poll_timeout();
-                let handshake = session.handshake_deadline();
-                [session.connection.poll_timeout(), paths, chunks, handshake]
+                let closing = session.closing_deadline();
+                [session.connection.poll_timeout(), paths, chunks, closing]
                     .into_iter()
                     .flatten()
                     .min()

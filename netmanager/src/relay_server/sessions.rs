@@ -11,8 +11,8 @@ use std::time::Instant;
 use bytes::BytesMut;
 use netmanager_core::relay::{Notice, Relay};
 use quinn_proto::{
-    ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig,
-    Transmit, TransportConfig, VarInt,
+    ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, IdleTimeout, Incoming,
+    RandomConnectionIdGenerator, ServerConfig, Transmit, TransportConfig, VarInt,
 };
 use weald_proto::relay::{HelloRefusal, Refused, RelayMessage};
 
@@ -58,7 +58,12 @@ impl Sessions {
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
         server.transport_config(Arc::new(transport_config()));
         server.migration(true);
-        let mut endpoint = EndpointConfig::default();
+        // The same after a restart, so that nodes of the former process hear at once that it is gone.
+        let secret = credentials.lasting_secret("weald relay stateless reset")?;
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
+        let mut endpoint = EndpointConfig::new(Arc::new(key));
+        // Hashed ids would be refused as foreign after a restart, without a reset.
+        endpoint.cid_generator(|| Box::new(RandomConnectionIdGenerator::default()));
         // Frames beside QUIC are told apart by that bit.
         endpoint.grease_quic_bit(false);
         Ok(Self {

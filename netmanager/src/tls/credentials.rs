@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use arc_swap::ArcSwap;
+use aws_lc_rs::digest;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
@@ -19,7 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 use weald_proto::id::{Identity, Label};
 
 use super::provider::{has_aes, provider};
@@ -261,6 +262,29 @@ impl Credentials {
             root: Arc::new(root),
             ..self.clone()
         }
+    }
+
+    /// A secret that only the holder of the private key can make, the same after every restart.
+    ///
+    /// It is the hash of a signature over the purpose, which Ed25519 makes the same each time
+    /// (RFC 8032, section 5.1.6); what TLS signs begins with 64 spaces (RFC 8446, section 4.4.3), so
+    /// the two never meet.
+    ///
+    /// # Errors
+    /// The key cannot sign; not to be expected.
+    pub fn lasting_secret(&self, purpose: &str) -> anyhow::Result<[u8; 32]> {
+        let signer = self
+            .certified
+            .key
+            .choose_scheme(&[SignatureScheme::ED25519]);
+        let signer = signer.context("the private key is no Ed25519 key")?;
+        let signature = signer
+            .sign(purpose.as_bytes())
+            .context("the private key cannot sign")?;
+        let hash = digest::digest(&digest::SHA256, &signature);
+        hash.as_ref()
+            .try_into()
+            .context("a SHA-256 hash has 32 bytes")
     }
 
     fn verifier(&self, expected: Expected) -> Verifier {

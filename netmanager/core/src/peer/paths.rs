@@ -295,6 +295,17 @@ impl Paths {
         self.active.map(|(path, _)| path)
     }
 
+    /// Whether the last probe of the path in use was not answered in time.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        let active = self.active();
+        let active = self
+            .candidates
+            .iter()
+            .find(|candidate| Some(candidate.path) == active);
+        active.is_some_and(|candidate| candidate.lost_in_row > 0)
+    }
+
     /// Why the path in use is in use.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
