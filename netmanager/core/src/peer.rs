@@ -69,6 +69,15 @@ pub enum Keep {
     Old,
 }
 
+/// How a session was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The peer has said that its daemon stops; it may be back any moment.
+    Farewell,
+    /// In any other way.
+    Unforeseen,
+}
+
 /// Whether packets for the peer can be delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
@@ -146,9 +155,10 @@ impl Peer {
     }
 
     /// Notes that the session is gone, or that its handshake failed.
-    pub fn handle_session_lost(&mut self, now: Instant) -> Option<Action> {
+    pub fn handle_session_lost(&mut self, loss: Loss, now: Instant) -> Option<Action> {
+        let young = |since| now.saturating_duration_since(since) < STABLE_AFTER;
         match self.state {
-            State::Up { since, .. } if now.saturating_duration_since(since) < STABLE_AFTER => {
+            State::Up { since, .. } if loss == Loss::Unforeseen && young(since) => {
                 self.back_off(now);
                 None
             }
@@ -312,13 +322,29 @@ mod tests {
         for pause in [500, 1000, 2000] {
             assert_eq!(peer.want(now), Some(Action::Dial));
             assert_eq!(peer.handle_session_up(true, now), Keep::New);
-            assert_eq!(peer.handle_session_lost(now + STABLE_AFTER / 2), None);
+            assert_eq!(
+                peer.handle_session_lost(Loss::Unforeseen, now + STABLE_AFTER / 2),
+                None
+            );
             assert_eq!(peer.reach(), Reach::Down);
             let until = now + STABLE_AFTER / 2 + Duration::from_millis(pause);
             assert_eq!(peer.poll_timeout(), Some((until, "peer backoff over")));
             now = until;
             assert_eq!(peer.handle_timeout(now), None);
         }
+    }
+
+    #[test]
+    fn a_peer_that_says_farewell_is_dialled_again_at_once() {
+        let now = start();
+        let mut peer = Peer::new(true);
+        peer.want(now);
+        peer.handle_session_up(true, now);
+        assert_eq!(
+            peer.handle_session_lost(Loss::Farewell, now),
+            Some(Action::Dial)
+        );
+        assert_eq!(peer.reach(), Reach::Connecting);
     }
 
     #[test]
@@ -352,7 +378,7 @@ mod tests {
         peer.want(now);
         peer.handle_session_up(true, now);
         assert_eq!(
-            peer.handle_session_lost(now + Duration::from_secs(1)),
+            peer.handle_session_lost(Loss::Unforeseen, now + Duration::from_secs(1)),
             Some(Action::Dial)
         );
         peer.handle_session_up(true, now);
@@ -360,7 +386,10 @@ mod tests {
             peer.handle_timeout(now + IDLE_TEARDOWN),
             Some(Action::CloseIdle)
         );
-        assert_eq!(peer.handle_session_lost(now + IDLE_TEARDOWN), None);
+        assert_eq!(
+            peer.handle_session_lost(Loss::Unforeseen, now + IDLE_TEARDOWN),
+            None
+        );
         assert_eq!(peer.reach(), Reach::Unknown);
     }
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use netmanager_core::chunk::{Reassembler, ReassemblyLimits};
-use netmanager_core::peer::Keep;
 use netmanager_core::peer::paths::{Path, PathEvent, Paths};
+use netmanager_core::peer::{Keep, Loss};
 use netmanager_core::table::PeerId;
 use quinn_proto::{ConnectionError, Dir, Event, StreamEvent, VarInt};
 use weald_proto::frame::Probe;
@@ -202,7 +202,19 @@ impl Driver {
         };
         match with {
             With::Stranger => tracing::debug!(%reason, "handshake failed"),
-            With::Peer(peer) => self.handle_peer_lost(slot, peer, &reason.to_string()),
+            With::Peer(peer) => {
+                let farewell = matches!(
+                    reason,
+                    ConnectionError::ApplicationClosed(close)
+                        if close.error_code == VarInt::from_u32(CloseCode::Shutdown as u32)
+                );
+                let loss = if farewell {
+                    Loss::Farewell
+                } else {
+                    Loss::Unforeseen
+                };
+                self.handle_peer_lost(slot, peer, loss, &reason.to_string());
+            }
             With::Relay(relay) => self.handle_relay_lost(slot, relay, &reason.to_string()),
         }
     }
@@ -326,7 +338,7 @@ impl Driver {
                 PathEvent::AllDead => {
                     tracing::info!(peer = %self.name_of(peer), "no path answers");
                     self.close(slot, CloseCode::Unreachable);
-                    self.handle_peer_lost(slot, peer, "no path answers");
+                    self.handle_peer_lost(slot, peer, Loss::Unforeseen, "no path answers");
                     return;
                 }
             }

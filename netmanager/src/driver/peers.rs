@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use netmanager_core::dataplane::{PeerState, Reachability};
 use netmanager_core::peer::paths::Path;
-use netmanager_core::peer::{Action, CONNECT_TIMEOUT, Peer, Reach};
+use netmanager_core::peer::{Action, CONNECT_TIMEOUT, Loss, Peer, Reach};
 use netmanager_core::table::PeerId;
 use netmanager_core::verdict::DropReason;
 use netmanager_core::vnet::VnetHeader;
@@ -336,7 +336,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn handle_peer_lost(&mut self, slot: Slot, peer: PeerId, reason: &str) {
+    pub(super) fn handle_peer_lost(&mut self, slot: Slot, peer: PeerId, loss: Loss, reason: &str) {
         let answered = self
             .sessions
             .of(slot)
@@ -372,7 +372,7 @@ impl Driver {
             let action = match self.peers.get_mut(&peer) {
                 Some(_) if has_session => None,
                 Some(_) if open && elsewhere.is_some() => elsewhere,
-                Some(entry) => entry.machine.handle_session_lost(self.now),
+                Some(entry) => entry.machine.handle_session_lost(loss, self.now),
                 None => None,
             };
             self.act(peer, action);
