@@ -70,10 +70,8 @@ fn the_page_works_as_written() -> Result<()> {
             (kind, place) => bail!("the page has a block {kind:?} {place:?} that is not run"),
         }
         if block.text.contains("scp") {
-            beta.run(&format!(
-                "cp -r {}/for-beta /etc/weald/pki",
-                lab.dir().display()
-            ))?;
+            let path = fs::read_to_string(lab.dir().join("path"))?;
+            beta.run(&format!("cp -r {}/for-beta {path}", lab.dir().display()))?;
         }
         if block.text.contains("netmanager up") {
             let host = if block.place == "alpha" {
@@ -176,9 +174,9 @@ impl Host {
         let folder = netmanager()?;
         let exchange = lab.dir();
         host.run(&format!(
-            "{mounts}PATH={}:$PATH\nscp() {{ cp -r \"$2\" {}/for-beta; }}\n",
-            folder.display(),
-            exchange.display()
+            "{mounts}PATH={1}:$PATH\nscp() {{ cp -r \"$2\" {0}/for-${{3%%:*}}; printf %s \"${{3#*:}}\" > {0}/path; }}\n",
+            exchange.display(),
+            folder.display()
         ))?;
         Ok(host)
     }

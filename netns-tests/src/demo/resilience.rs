@@ -56,6 +56,25 @@ impl Demo<'_> {
         ))?;
 
         self.fleet.stop("b1")?;
+        let capture = self.lab.node("b1").capture("eth0")?;
+        let plain = ["curl", "-sS", "--max-time", "2", "http://10.30.1.20/"];
+        let tried = self
+            .fleet
+            .in_instance("b1", "shop.prod.web.prod.1", &plain)?;
+        let output = self.lab.node("b1").run(tried, STEP_TIME)?;
+        ensure!(
+            !output.status.success(),
+            "the client answers without a netmanager on b1"
+        );
+        let leaked = capture
+            .stop()?
+            .packets()
+            .filter(|packet| is_inner(packet))
+            .count();
+        ensure!(
+            leaked == 0,
+            "{leaked} packets for the overlay left b1 unencrypted"
+        );
         let lives = self.servers[1].exit_status()?.is_none();
         ensure!(lives, "nginx on b1 ended with the daemon");
         self.fleet.start("b1")?;
@@ -67,14 +86,14 @@ impl Demo<'_> {
 
     fn time_to_fetch(&self, url: &str) -> Result<Duration> {
         let started = Instant::now();
-        let answer = self.curl("-4", url)?;
-        let took = started.elapsed();
-        ensure!(answer.starts_with("web-1"), "{url} answered {answer:?}");
-        ensure!(
-            took <= BACK_TIME,
-            "connections work only {took:?} after the restart"
-        );
-        Ok(took)
+        loop {
+            let answer = self.curl("-4", url);
+            let took = started.elapsed();
+            ensure!(took <= BACK_TIME, "not back after {took:?}: {answer:?}");
+            if answer.is_ok_and(|answer| answer.starts_with("web-1")) {
+                return Ok(took);
+            }
+        }
     }
 }
 
@@ -89,5 +108,25 @@ fn is_inner(frame: &[u8]) -> bool {
             .iter()
             .any(|at| ip.get(*at..at + 2) == Some(&[0xfd, 0xff])),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_inner;
+
+    #[test]
+    fn packets_of_the_pools_are_told_from_others() {
+        let mut v4 = vec![0; 14 + 20];
+        v4[14] = 0x45;
+        assert!(!is_inner(&v4));
+        v4[14 + 16..14 + 18].copy_from_slice(&[10, 30]);
+        assert!(is_inner(&v4));
+        let mut v6 = vec![0; 14 + 40];
+        v6[14] = 0x60;
+        assert!(!is_inner(&v6));
+        v6[14 + 8..14 + 10].copy_from_slice(&[0xfd, 0xff]);
+        assert!(is_inner(&v6));
+        assert!(!is_inner(&[]));
     }
 }
