@@ -13,8 +13,12 @@ help:
 demo: packages build
 	target/release/demo
 
-test: packages check unit build integration
-	@echo "make test: all passed"
+test: packages check
+	@mkdir -p target && : > target/test-counts
+	@$(MAKE) --no-print-directory unit build integration
+	@echo && cat target/test-counts
+	@awk '{ passed += $$1; failed += $$3 } END { print passed " passed, " failed " failed" }' \
+		target/test-counts
 
 # Installs the Debian packages that tests and demo need and that are missing.
 packages:
