@@ -3,7 +3,7 @@
 //! [`answer`] takes one query and says what to do with it: send the bytes that it wrote, ask
 //! somebody else, or nothing. The shell (`netmanager::dns_server`) owns the sockets, [`Clients`]
 //! tells it who asks too much, and [`Forwarded`] which reply belongs to which query.
-//! [`resolve`] is the same look-up for `netmanager dig`, with reasons.
+//! [`resolve()`] is the same look-up for `netmanager dig`, with reasons.
 //!
 //! # Which names are ours
 //!

@@ -1,7 +1,7 @@
 //! A blocking route-netlink socket: makes, removes and lists links, addresses, routes and rules.
 //!
 //! A netlink socket stays in the namespace that it was opened in, so one is opened by a thread
-//! that is there and used from anywhere. It translates between [`Item`]s and messages and decides
+//! that is there and used from anywhere. It translates between [`super::item::Item`]s and messages and decides
 //! nothing.
 
 #![expect(
