@@ -1,3 +1,0 @@
-//! Weald's macro benchmarks.
-
-fn main() {}
