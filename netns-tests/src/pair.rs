@@ -3,6 +3,8 @@
 //! `alpha` and `beta` both have an interface in `wan`, where the relay is, and one in `lan`, whose
 //! addresses the table gives. The LAN's links are emulated and can be cut.
 
+use std::net::{IpAddr, SocketAddr};
+
 use anyhow::Result;
 
 use crate::emulator::Impairment;
@@ -97,6 +99,26 @@ ipv6 = "fdff::1:4"
 pub const ON_ALPHA: &str = "home.lab.echo.lab.0";
 /// The instance of `echo` on beta.
 pub const ON_BETA: &str = "home.lab.echo.lab.1";
+
+/// The port of the servers in tests.
+pub const PORT: u16 = 7000;
+
+/// [`PORT`] at an address.
+///
+/// # Panics
+/// Panics if it is no address.
+#[track_caller]
+pub fn at(ip: &str) -> SocketAddr {
+    match ip.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, PORT),
+        Err(error) => panic!("{ip}: {error}"),
+    }
+}
+
+/// [`PORT`] at every address of both families.
+pub fn anywhere() -> SocketAddr {
+    SocketAddr::from(([0_u16; 8], PORT))
+}
 
 /// Builds the lab.
 ///

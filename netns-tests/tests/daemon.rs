@@ -1,7 +1,7 @@
 //! The running daemon between two nodes: host programs, tools, reloads, fragments, queues.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -9,29 +9,19 @@ use netns_tests::pair::{self, ON_ALPHA, ON_BETA, TABLE};
 use netns_tests::{command, wait};
 
 const SOON: Duration = Duration::from_secs(10);
-const PORT: u16 = 7000;
 const BETA: [&str; 2] = ["10.30.1.2", "fdff::1:2"];
-
-fn address(ip: &str) -> SocketAddr {
-    match ip.parse::<IpAddr>() {
-        Ok(ip) => SocketAddr::new(ip, PORT),
-        Err(error) => panic!("{ip}: {error}"),
-    }
-}
-
-fn any() -> SocketAddr {
-    SocketAddr::from(([0_u16; 8], PORT))
-}
 
 #[test]
 fn programs_of_the_host_reach_services_and_names() -> Result<()> {
     let lab = pair::lab()?;
     let fleet = pair::start(&lab)?;
-    let _echo = fleet.instance("beta", ON_BETA)?.tcp_echo(any())?;
+    let _echo = fleet
+        .instance("beta", ON_BETA)?
+        .tcp_echo(pair::anywhere())?;
     let host = lab.node("alpha");
     for ip in BETA {
         ensure!(
-            host.tcp_exchange(address(ip), b"host", SOON)? == b"host",
+            host.tcp_exchange(pair::at(ip), b"host", SOON)? == b"host",
             "{ip}"
         );
     }
@@ -71,7 +61,7 @@ fn a_changed_table_acts_without_a_restart_and_a_wrong_one_does_not() -> Result<(
     let lab = pair::lab()?;
     let mut fleet = pair::start(&lab)?;
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
-    ensure!(alpha.tcp_connect(address("10.30.100.2"), SOON)?.is_err());
+    ensure!(alpha.tcp_connect(pair::at("10.30.100.2"), SOON)?.is_err());
     let closest = "closest = { ipv4 = \"10.30.101.2\", ipv6 = \"fdff:1000::2\" }\n";
     let more = format!(
         "{closest}\n[[service.instance]]\nnumber = 0\nnode = \"home/beta\"\n\
@@ -86,10 +76,10 @@ fn a_changed_table_acts_without_a_restart_and_a_wrong_one_does_not() -> Result<(
         namespace.in_ns(|| Ok(()))?;
         Ok(namespace)
     })?;
-    let _echo = beta.tcp_echo(any())?;
+    let _echo = beta.tcp_echo(pair::anywhere())?;
     for ip in ["10.30.100.2", "fdff:2000::2"] {
         wait::until("alpha reaches it", SOON, || {
-            ensure!(alpha.tcp_exchange(address(ip), b"new", SOON)? == b"new");
+            ensure!(alpha.tcp_exchange(pair::at(ip), b"new", SOON)? == b"new");
             Ok(())
         })?;
     }
@@ -105,7 +95,7 @@ fn a_changed_table_acts_without_a_restart_and_a_wrong_one_does_not() -> Result<(
         error.contains("table.toml:1:1") && error.contains("tabel"),
         "{error}"
     );
-    ensure!(alpha.tcp_exchange(address("10.30.100.2"), b"still", SOON)? == b"still");
+    ensure!(alpha.tcp_exchange(pair::at("10.30.100.2"), b"still", SOON)? == b"still");
     Ok(())
 }
 
@@ -114,11 +104,13 @@ fn fragments_and_errors_cross_both_kernels() -> Result<()> {
     let lab = pair::lab()?;
     let fleet = pair::start(&lab)?;
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
-    let _echo = fleet.instance("beta", ON_BETA)?.udp_echo(any())?;
+    let _echo = fleet
+        .instance("beta", ON_BETA)?
+        .udp_echo(pair::anywhere())?;
     let large = vec![7; 8000];
     for ip in BETA.iter().chain(&["10.30.100.1", "fdff:2000::1"]) {
         // `rr` may choose alpha's own instance, which has no server; a second flow goes on.
-        let tried = (0..2).find_map(|_| alpha.udp_exchange(address(ip), &large, SOON / 10).ok());
+        let tried = (0..2).find_map(|_| alpha.udp_exchange(pair::at(ip), &large, SOON / 10).ok());
         ensure!(tried.as_ref() == Some(&large), "fragments to {ip}");
     }
     for ip in BETA {
@@ -142,7 +134,7 @@ fn what_waits_for_a_peer_is_bounded_and_its_end_is_counted() -> Result<()> {
     let socket = alpha.udp_bind(SocketAddr::from(([0; 4], 0)))?;
     let sent = 700;
     for _ in 0..sent {
-        socket.send_to(b"x", address("10.30.1.3"))?;
+        socket.send_to(b"x", pair::at("10.30.1.3"))?;
     }
     let drops = wait::until("what waited for gamma is counted", SOON, || {
         let expired = fleet.drops("alpha", "peer_queue_expired")?;
@@ -155,7 +147,7 @@ fn what_waits_for_a_peer_is_bounded_and_its_end_is_counted() -> Result<()> {
         "{full} + {expired} of {sent}"
     );
     // From now on the peer is known to be down, and the kernel hears so at once.
-    let refused = alpha.tcp_connect(address("10.30.1.3"), SOON)?.map(drop);
+    let refused = alpha.tcp_connect(pair::at("10.30.1.3"), SOON)?.map(drop);
     ensure!(refused.is_err(), "gamma answers");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The overlay between two nodes: paths, refusals, leases, tenants and junk, with real kernels.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,18 +11,6 @@ use netns_tests::{Fleet, Impairment, Loss, wait};
 const SOON: Duration = Duration::from_secs(10);
 /// "At once": no timeout of ours or of the kernel is as short.
 const AT_ONCE: Duration = Duration::from_millis(500);
-const PORT: u16 = 7000;
-
-fn address(ip: &str) -> SocketAddr {
-    match ip.parse::<IpAddr>() {
-        Ok(ip) => SocketAddr::new(ip, PORT),
-        Err(error) => panic!("{ip}: {error}"),
-    }
-}
-
-fn any() -> SocketAddr {
-    SocketAddr::from(([0_u16; 8], PORT))
-}
 
 fn path_kind(fleet: &Fleet<'_>) -> Result<String> {
     let peer = fleet.peer("alpha", "home/beta")?;
@@ -41,7 +29,7 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
         Impairment::rate(60_000_000, Duration::from_millis(50)),
     );
 
-    let listener = beta.tcp_listen(any())?;
+    let listener = beta.tcp_listen(pair::anywhere())?;
     let sender = std::thread::spawn(move || -> std::io::Result<()> {
         let (mut stream, _) = listener.accept()?;
         stream.read_exact(&mut [0])?;
@@ -54,7 +42,7 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
         }
         Ok(())
     });
-    let mut stream = alpha.tcp_connect(address("10.30.1.2"), SOON)??;
+    let mut stream = alpha.tcp_connect(pair::at("10.30.1.2"), SOON)??;
     let is_direct = || {
         wait::until("the session is direct", SOON, || {
             ensure!(path_kind(&fleet)? == "direct");
@@ -121,8 +109,8 @@ fn what_is_dead_or_unknown_is_refused_at_once() -> Result<()> {
     let fleet = pair::start(&lab)?;
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
     let beta = fleet.instance("beta", ON_BETA)?;
-    let echo = beta.tcp_echo(any())?;
-    ensure!(alpha.tcp_exchange(address("10.30.1.2"), b"warm", SOON)? == b"warm");
+    let echo = beta.tcp_echo(pair::anywhere())?;
+    ensure!(alpha.tcp_exchange(pair::at("10.30.1.2"), b"warm", SOON)? == b"warm");
     ensure!(echo.requests() == 1);
     let cases = [
         (
@@ -148,7 +136,7 @@ fn what_is_dead_or_unknown_is_refused_at_once() -> Result<()> {
     ];
     for (what, ip, expected) in cases {
         let started = Instant::now();
-        let outcome = alpha.tcp_connect(address(ip), SOON)?;
+        let outcome = alpha.tcp_connect(pair::at(ip), SOON)?;
         let took = started.elapsed();
         let kind = outcome.map(drop).map_err(|error| error.kind());
         ensure!(kind == Err(expected), "{what}: {kind:?}, not {expected:?}");
@@ -174,11 +162,11 @@ fn other_tenants_cannot_be_reached_or_named() -> Result<()> {
     let fleet = pair::start(&lab)?;
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
     let vault = fleet.instance("beta", "bank.lab.vault.lab.0")?;
-    let server = vault.udp_echo(any())?;
+    let server = vault.udp_echo(pair::anywhere())?;
     for ip in ["10.30.100.4", "10.30.1.4", "fdff:2000::4", "fdff::1:4"] {
         let short = Duration::from_millis(300);
         ensure!(
-            alpha.udp_exchange(address(ip), b"hello", short).is_err(),
+            alpha.udp_exchange(pair::at(ip), b"hello", short).is_err(),
             "{ip} answers"
         );
     }
@@ -220,21 +208,21 @@ fn what_a_peer_does_not_own_or_this_node_does_not_host_is_dropped() -> Result<()
     fleet.start("alpha")?;
     fleet.start("beta")?;
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
-    let server = alpha.udp_echo(any())?;
+    let server = alpha.udp_echo(pair::anywhere())?;
     let ghost = fleet.instance("beta", "home.lab.ghost.lab.0")?;
     let honest = fleet.instance("beta", ON_BETA)?;
-    ensure!(honest.udp_exchange(address("10.30.1.1"), b"honest", SOON)? == b"honest");
+    ensure!(honest.udp_exchange(pair::at("10.30.1.1"), b"honest", SOON)? == b"honest");
 
     let short = Duration::from_millis(300);
     for ip in ["10.30.1.1", "fdff::1:1"] {
         ensure!(
-            ghost.udp_exchange(address(ip), b"stolen", short).is_err(),
+            ghost.udp_exchange(pair::at(ip), b"stolen", short).is_err(),
             "{ip} answers"
         );
     }
     ensure!(fleet.drops("alpha", "source_not_leased")? == 2);
     for ip in ["10.30.1.9", "fdff::1:9"] {
-        let _ = honest.udp_exchange(address(ip), b"nobody", short);
+        let _ = honest.udp_exchange(pair::at(ip), b"nobody", short);
     }
     ensure!(fleet.drops("alpha", "destination_not_hosted")? == 2);
     ensure!(
@@ -250,8 +238,8 @@ fn junk_on_the_data_socket_is_counted_and_harms_nobody() -> Result<()> {
     let fleet = pair::start(&lab)?;
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
     let beta = fleet.instance("beta", ON_BETA)?;
-    let _echo = beta.udp_echo(any())?;
-    ensure!(alpha.udp_exchange(address("10.30.1.2"), b"warm", SOON)? == b"warm");
+    let _echo = beta.udp_echo(pair::anywhere())?;
+    ensure!(alpha.udp_exchange(pair::at("10.30.1.2"), b"warm", SOON)? == b"warm");
 
     let socket = lab.node("relay").udp_bind(SocketAddr::from(([0; 4], 0)))?;
     let target = SocketAddr::from(([203, 0, 113, 1], netns_tests::fleet::DATA_PORT));
@@ -279,7 +267,7 @@ fn junk_on_the_data_socket_is_counted_and_harms_nobody() -> Result<()> {
     };
     counted("unknown_frame", unknown.len())?;
     counted("frame_unauthenticated", forged.len())?;
-    ensure!(alpha.udp_exchange(address("10.30.1.2"), b"well", SOON)? == b"well");
+    ensure!(alpha.udp_exchange(pair::at("10.30.1.2"), b"well", SOON)? == b"well");
     Ok(())
 }
 
@@ -301,11 +289,11 @@ fn a_node_with_a_foreign_certificate_gets_no_session() -> Result<()> {
     fleet.start("beta")?;
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
     let beta = fleet.instance("beta", ON_BETA)?;
-    let server = beta.udp_echo(any())?;
+    let server = beta.udp_echo(pair::anywhere())?;
     let short = Duration::from_secs(1);
     ensure!(
         alpha
-            .udp_exchange(address("10.30.1.2"), b"hello", short)
+            .udp_exchange(pair::at("10.30.1.2"), b"hello", short)
             .is_err()
     );
     let reason = wait::until("alpha says why", SOON, || {

@@ -1,6 +1,5 @@
 //! Sessions under change: relays that restart, addresses that two sites share, refused certificates.
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,21 +9,13 @@ use netns_tests::{
 };
 
 const SOON: Duration = Duration::from_secs(15);
-const PORT: u16 = 7000;
-
-fn beta_address() -> SocketAddr {
-    SocketAddr::new(IpAddr::from([10, 30, 1, 2]), PORT)
-}
-
-fn any() -> SocketAddr {
-    SocketAddr::from(([0_u16; 8], PORT))
-}
 
 /// Waits until a datagram comes back, and says how long that took.
 fn time_to_echo(from: &Namespace) -> Result<Duration> {
     let started = Instant::now();
     wait::until("an echo comes back", SOON, || {
-        let echoed = from.udp_exchange(beta_address(), b"echo", Duration::from_millis(200))?;
+        let echoed =
+            from.udp_exchange(pair::at("10.30.1.2"), b"echo", Duration::from_millis(200))?;
         ensure!(echoed == b"echo");
         Ok(())
     })?;
@@ -41,7 +32,9 @@ fn a_relay_that_restarts_costs_relayed_flows_seconds_and_direct_ones_nothing() -
     let lab = pair::lab()?;
     let mut fleet = pair::start(&lab)?;
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
-    let _echo = fleet.instance("beta", ON_BETA)?.udp_echo(any())?;
+    let _echo = fleet
+        .instance("beta", ON_BETA)?
+        .udp_echo(pair::anywhere())?;
     pair::set_lan(&lab, Impairment::loss(Loss::Random(1.0)));
     time_to_echo(&alpha)?;
     wait::until("the session is relayed", SOON, || {
@@ -63,7 +56,7 @@ fn a_relay_that_restarts_costs_relayed_flows_seconds_and_direct_ones_nothing() -
     })?;
     fleet.relay("relay").kill()?;
     for _ in 0..20 {
-        let echoed = alpha.udp_exchange(beta_address(), b"echo", Duration::from_secs(1))?;
+        let echoed = alpha.udp_exchange(pair::at("10.30.1.2"), b"echo", Duration::from_secs(1))?;
         ensure!(echoed == b"echo");
     }
     Ok(())
@@ -111,16 +104,18 @@ fn an_address_that_another_node_has_at_this_site_leads_to_the_relay() -> Result<
         fleet.start(machine)?;
     }
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
-    let _beta_echo = fleet.instance("beta", ON_BETA)?.udp_echo(any())?;
+    let _beta_echo = fleet
+        .instance("beta", ON_BETA)?
+        .udp_echo(pair::anywhere())?;
     let ghost = fleet.instance("gamma", "home.lab.ghost.lab.0")?;
-    let _gamma_echo = ghost.udp_echo(any())?;
+    let _gamma_echo = ghost.udp_echo(pair::anywhere())?;
     time_to_echo(&alpha)?;
     ensure!(
         path_kind(&fleet)? == "relay",
         "{}",
         fleet.peer("alpha", "home/beta")?
     );
-    let to_gamma = SocketAddr::new(IpAddr::from([10, 30, 1, 3]), PORT);
+    let to_gamma = pair::at("10.30.1.3");
     ensure!(alpha.udp_exchange(to_gamma, b"near", SOON)? == b"near");
     Ok(())
 }
@@ -131,11 +126,11 @@ fn two_nodes_that_dial_each_other_at_once_agree_on_one_session() -> Result<()> {
     let fleet = pair::start(&lab)?;
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
     let beta = fleet.instance("beta", ON_BETA)?;
-    let _alpha_echo = alpha.udp_echo(any())?;
-    let _beta_echo = beta.udp_echo(any())?;
-    let alpha_address = SocketAddr::new(IpAddr::from([10, 30, 1, 1]), PORT);
+    let _alpha_echo = alpha.udp_echo(pair::anywhere())?;
+    let _beta_echo = beta.udp_echo(pair::anywhere())?;
+    let alpha_address = pair::at("10.30.1.1");
     std::thread::scope(|scope| {
-        let there = scope.spawn(|| alpha.udp_exchange(beta_address(), b"there", SOON));
+        let there = scope.spawn(|| alpha.udp_exchange(pair::at("10.30.1.2"), b"there", SOON));
         let back = scope.spawn(|| beta.udp_exchange(alpha_address, b"back", SOON));
         for (echo, expected) in [(there, &b"there"[..]), (back, b"back")] {
             let echoed = echo
@@ -177,7 +172,7 @@ fn a_dialler_whose_certificate_is_refused_backs_off() -> Result<()> {
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(4) {
-        let _ = alpha.udp_exchange(beta_address(), b"hello", Duration::from_millis(50));
+        let _ = alpha.udp_exchange(pair::at("10.30.1.2"), b"hello", Duration::from_millis(50));
     }
     let log = fleet.daemon("alpha").shown();
     let sessions = log
