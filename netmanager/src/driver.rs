@@ -31,6 +31,7 @@ use crate::socket::{DataSocket, ReceiveBuffers};
 use crate::tls::Credentials;
 use crate::tun::Tun;
 
+mod dial;
 mod drive;
 mod inbound;
 mod inspect;

@@ -14,8 +14,8 @@ use weald_proto::id::{Identity, NodeId};
 
 use super::Driver;
 use super::drive::CloseCode;
-use super::session::{MAX_FANOUT, Session, With};
-use crate::quic::{self, SERVER_NAME, Slot};
+use super::session::{MAX_FANOUT, With};
+use crate::quic::{self, Slot};
 use crate::socket::is_dialable;
 
 /// The ALPN of sessions between nodes.
@@ -208,44 +208,24 @@ impl Driver {
         entry.dial_pending = false;
         let former = entry.dialling.take();
         let expected = Identity::Node(entry.node.clone());
-        let Some(slot) = self.sessions.next_slot() else {
-            return;
-        };
-        let config = match self.credentials.client_config(&expected, PEER_ALPN) {
-            Ok(crypto) => quic::peer_client_config(crypto),
-            Err(error) => {
-                tracing::error!(%error, peer = %entry.node, "cannot dial");
-                return;
-            }
-        };
-        let virtual_address = self.addresses.for_dial();
-        self.current_slot.set(slot);
-        let connected = self
-            .endpoint
-            .connect(self.now, config, virtual_address, SERVER_NAME);
-        self.current_slot.clear();
-        match connected {
-            Ok((handle, connection)) => {
-                entry.dialling = Some(slot);
-                let seed = self.next_seed();
-                let with = With::Peer(peer);
-                let mut session = Session::new(
-                    handle,
-                    connection,
-                    virtual_address,
-                    with,
-                    true,
-                    (seed, self.now),
-                );
+        let crypto = self.credentials.client_config(&expected, PEER_ALPN);
+        let dialled = crypto.and_then(|crypto| {
+            let config = quic::peer_client_config(crypto);
+            self.connect(config, With::Peer(peer), |session| {
                 session.fanout = paths;
                 session.fanout.truncate(MAX_FANOUT);
-                self.sessions.insert(slot, session);
-                self.touched.insert(slot);
-            }
-            Err(error) => tracing::error!(%error, "cannot dial"),
-        }
+            })
+        });
         if let Some(former) = former {
             self.close(former, CloseCode::Superseded);
+        }
+        match dialled {
+            Ok(slot) => {
+                if let Some(entry) = self.peers.get_mut(&peer) {
+                    entry.dialling = Some(slot);
+                }
+            }
+            Err(error) => tracing::error!(%error, %expected, "cannot dial"),
         }
     }
 

@@ -12,8 +12,8 @@ use weald_proto::relay::ALPN;
 
 use super::Driver;
 use super::drive::CloseCode;
-use super::session::{Session, With};
-use crate::quic::{self, SERVER_NAME, Slot};
+use super::session::With;
+use crate::quic::{self, Slot};
 
 mod stream;
 
@@ -172,38 +172,20 @@ impl Driver {
             return;
         }
         let expected = Identity::Relay(entry.id.clone());
-        let config = match self.credentials.client_config(&expected, ALPN) {
-            Ok(crypto) => quic::relay_client_config(crypto),
-            Err(error) => {
-                entry.reason = Some(error.to_string());
-                return;
-            }
-        };
-        let Some(slot) = self.sessions.next_slot() else {
+        let crypto = self.credentials.client_config(&expected, ALPN);
+        let dialled = crypto.and_then(|crypto| {
+            let config = quic::relay_client_config(crypto);
+            self.connect(config, With::Relay(index), |session| {
+                session.path = Some(Path::Direct(address));
+            })
+        });
+        let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
             return;
         };
-        let virtual_address = self.addresses.for_dial();
-        self.current_slot.set(slot);
-        let connected = self
-            .endpoint
-            .connect(self.now, config, virtual_address, SERVER_NAME);
-        self.current_slot.clear();
-        match connected {
-            Ok((handle, connection)) => {
+        match dialled {
+            Ok(slot) => {
                 entry.session = Some(slot);
                 entry.retry_at = Some(self.now + ANSWER_TIMEOUT);
-                let with = With::Relay(index);
-                let mut session = Session::new(
-                    handle,
-                    connection,
-                    virtual_address,
-                    with,
-                    true,
-                    (0, self.now),
-                );
-                session.path = Some(Path::Direct(address));
-                self.sessions.insert(slot, session);
-                self.touched.insert(slot);
             }
             Err(error) => entry.reason = Some(error.to_string()),
         }
