@@ -284,17 +284,25 @@ impl<'lab> Fleet<'lab> {
     /// # Errors
     /// The daemon does not answer.
     pub fn drops(&self, machine: &str, reason: &str) -> Result<u64> {
+        Ok(self.all_drops(machine)?.get(reason).copied().unwrap_or(0))
+    }
+
+    /// How many packets a node's daemon has dropped, by reason; only reasons with a count.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn all_drops(&self, machine: &str) -> Result<BTreeMap<String, u64>> {
         let status = self.tool_json(machine, &["status"])?;
         let drops = status
             .first()
             .and_then(|status| status["packets"]["drops"].as_array());
-        let of_reason = drops
-            .into_iter()
-            .flatten()
-            .find(|drop| drop["reason"] == reason);
-        Ok(of_reason
-            .and_then(|drop| drop["packets"].as_u64())
-            .unwrap_or(0))
+        let counted = drops.into_iter().flatten().filter_map(|drop| {
+            Some((
+                drop["reason"].as_str()?.to_owned(),
+                drop["packets"].as_u64()?,
+            ))
+        });
+        Ok(counted.collect())
     }
 
     /// What a node's daemon reports of a peer.

@@ -106,6 +106,8 @@ drop_reasons! {
     UnknownFrame => "unknown_frame",
     /// A probe or relay frame of no known session, replayed, or with a wrong tag.
     FrameUnauthenticated => "frame_unauthenticated",
+    /// A QUIC packet that belongs to no session and opens none.
+    QuicUnknown => "quic_unknown",
     /// The kernel did not take a packet written to the TUN.
     TunRefused => "tun_refused",
 }

@@ -114,7 +114,7 @@ impl Driver {
                 }
             }
             Some(DatagramEvent::Response(transmit)) => self.respond(from, transmit.size),
-            None => {}
+            None => self.counters.count(DropReason::QuicUnknown),
         }
     }
 
