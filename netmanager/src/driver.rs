@@ -28,7 +28,7 @@ use weald_proto::id::NodeId;
 use crate::api::inspect::{Inspect, Inspector, Unavailable};
 use crate::quic::{self, CurrentSlot, Slot, VirtualAddresses};
 use crate::socket::{DataSocket, ReceiveBuffers};
-use crate::tls::Credentials;
+use crate::tls::{self, Credentials};
 use crate::tun::Tun;
 
 mod dial;
@@ -228,7 +228,7 @@ impl Driver {
         wake: Arc<OwnedFd>,
     ) -> anyhow::Result<Self> {
         let current_slot = CurrentSlot::new();
-        let crypto = config.credentials.server_config(&[peers::PEER_ALPN])?;
+        let crypto = config.credentials.server_config(&[tls::PEER_ALPN])?;
         let server = Arc::new(quic::server_config(crypto));
         let endpoint_config = Arc::new(quic::endpoint_config(&config.reset_key, &current_slot));
         let mut seed = [0; 8];

@@ -20,8 +20,6 @@ use quinn_proto::{
 
 /// Bytes of our connection ids: the session's slot and randomness.
 pub const CONNECTION_ID_LEN: usize = 8;
-/// The name that TLS is given for a peer; the verifier pins its identity instead.
-pub const SERVER_NAME: &str = "weald.internal";
 /// A session that hears nothing for this long is gone.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// NAT mappings of active IPv4 paths stay open with one packet in this time.

@@ -37,10 +37,8 @@ pub use root::TrustRoot;
 pub(crate) use verifier::cluster_of;
 pub use verifier::{Expected, Usage, Verifier};
 
-/// The application protocol between two nodes.
+/// The application protocol between two nodes; that of relays is `weald_proto::relay::ALPN`.
 pub const PEER_ALPN: &[u8] = b"weald-peer/1";
-/// The application protocol between a node and a relay.
-pub const RELAY_ALPN: &[u8] = b"weald-relay/1";
 /// The server name to give to `quinn_proto::Endpoint::connect`.
 ///
 /// It is never sent and never compared: whom a dial means is pinned in the verifier.

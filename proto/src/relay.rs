@@ -24,6 +24,7 @@ use std::time::Duration;
 use prost::Message;
 
 use crate::id::{IdError, NodeId};
+use crate::token::MAX_TOKEN_LEN;
 
 /// The version that a node says in [`Hello`], and the only one that a relay accepts.
 pub const VERSION: u32 = 1;
@@ -41,9 +42,6 @@ pub const EXPORTER_LABEL: &[u8] = b"weald relay";
 pub const EXPORTER_UP: &[u8] = b"up";
 /// The TLS exporter context of the key for frames from the relay to the node.
 pub const EXPORTER_DOWN: &[u8] = b"down";
-
-/// Bytes of the longest token that fits a message with room for everything around it.
-pub const MAX_TOKEN_LEN: usize = 3072;
 
 #[allow(
     unreachable_pub,

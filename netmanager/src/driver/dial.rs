@@ -5,7 +5,8 @@ use quinn_proto::ClientConfig;
 
 use super::Driver;
 use super::session::{Session, With};
-use crate::quic::{SERVER_NAME, Slot};
+use crate::quic::Slot;
+use crate::tls::SERVER_NAME;
 
 impl Driver {
     /// Starts a handshake; `place` says where its packets go.

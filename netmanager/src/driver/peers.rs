@@ -17,9 +17,8 @@ use super::drive::CloseCode;
 use super::session::{MAX_FANOUT, With};
 use crate::quic::{self, Slot};
 use crate::socket::is_dialable;
+use crate::tls::PEER_ALPN;
 
-/// The ALPN of sessions between nodes.
-pub(super) const PEER_ALPN: &[u8] = b"weald-peer/1";
 /// Packets that wait for one peer; super-packets count as one.
 const MAX_QUEUED_PACKETS: usize = 512;
 /// Bytes that wait for one peer: 20 ms at 800 Mbit/s.

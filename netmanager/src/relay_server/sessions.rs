@@ -14,11 +14,11 @@ use quinn_proto::{
     ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, IdleTimeout, Incoming,
     RandomConnectionIdGenerator, ServerConfig, Transmit, TransportConfig, VarInt,
 };
-use weald_proto::relay::{HelloRefusal, Refused, RelayMessage};
+use weald_proto::relay::{ALPN, HelloRefusal, Refused, RelayMessage};
 
 use super::session::{Host, IDLE_TIMEOUT, Session};
 use super::socket::Received;
-use crate::tls::{Credentials, RELAY_ALPN};
+use crate::tls::Credentials;
 
 /// Sessions without a registration that are taken without proof of their address: what a burst of
 /// restarting nodes needs.
@@ -54,7 +54,7 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn new(credentials: Arc<Credentials>) -> anyhow::Result<Self> {
-        let crypto = credentials.server_config(&[RELAY_ALPN])?;
+        let crypto = credentials.server_config(&[ALPN])?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
         server.transport_config(Arc::new(transport_config()));
         server.migration(true);

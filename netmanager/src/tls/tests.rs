@@ -10,6 +10,7 @@ use rcgen::{
 };
 
 use weald_proto::id::{Identity, Label, NodeId, RelayId};
+use weald_proto::relay::ALPN as RELAY_ALPN;
 
 use super::handshake::shake_hands;
 use super::*;

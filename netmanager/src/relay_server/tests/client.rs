@@ -15,10 +15,11 @@ use quinn_proto::{
 use weald_proto::frame::{FrameKind, RELAY_HEADER_LEN, RelayHeader};
 use weald_proto::id::{Identity, NodeId};
 use weald_proto::relay::{
-    Deframer, EXPORTER_DOWN, EXPORTER_UP, Hello, NodeMessage, Open, Opened, RelayMessage, VERSION,
+    ALPN, Deframer, EXPORTER_DOWN, EXPORTER_UP, Hello, NodeMessage, Open, Opened, RelayMessage,
+    VERSION,
 };
 
-use crate::tls::{self, Credentials, RELAY_ALPN, SERVER_NAME};
+use crate::tls::{self, Credentials, SERVER_NAME};
 
 /// Longer than anything takes on the busiest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,7 +48,7 @@ impl Client {
         let mut config = EndpointConfig::default();
         config.grease_quic_bit(false);
         let mut endpoint = Endpoint::new(Arc::new(config), None, false, None);
-        let crypto = credentials.client_config(id, RELAY_ALPN).unwrap();
+        let crypto = credentials.client_config(id, ALPN).unwrap();
         let config = ClientConfig::new(Arc::new(crypto));
         let (handle, connection) = endpoint
             .connect(Instant::now(), config, relay, SERVER_NAME)
