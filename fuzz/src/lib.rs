@@ -11,6 +11,7 @@ mod dns;
 mod frames;
 mod packet;
 mod relay;
+mod token;
 
 pub use chunks::chunks;
 pub use dataplane::dataplane;
@@ -18,6 +19,7 @@ pub use dns::{dns_query, dns_reply};
 pub use frames::frames;
 pub use packet::packet;
 pub use relay::{relay, relay_messages};
+pub use token::token;
 
 /// A function that must take any bytes.
 pub type Target = fn(&[u8]);
@@ -30,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("frames", frames),
     ("relay", relay),
     ("relay_messages", relay_messages),
+    ("token", token),
     ("dns_query", dns_query),
     ("dns_reply", dns_reply),
 ];

@@ -9,6 +9,7 @@ use netmanager_core::chunk::{Chunker, Reassembler, ReassemblyLimits};
 use netmanager_core::packet::PacketInfo;
 use netmanager_core::vnet::VnetHeader;
 use weald_fuzz::{Input, TARGETS, Target, read_input};
+use weald_proto::token::{RelayToken, Statement};
 
 /// Mutations of each input: a second or two in all.
 const MUTATIONS: u64 = 3000;
@@ -68,6 +69,26 @@ fn packets_as_linux_makes_them_are_accepted() {
         assert_eq!(round_trip(&vnet, packet), [(vnet, packet.to_vec())]);
     }
     assert!(count >= 13, "{count} packets of Linux");
+}
+
+#[test]
+fn tokens_as_clusters_make_them_are_read() {
+    let readable: Vec<String> = corpus("token")
+        .into_iter()
+        .filter(|(_, input)| {
+            let token = RelayToken::read(&input.bytes);
+            token.is_ok_and(|token| Statement::read(&token.claims).is_ok())
+        })
+        .filter_map(|(path, _)| Some(path.file_stem()?.to_string_lossy().into_owned()))
+        .collect();
+    let expected = [
+        "a-token",
+        "claims-twice",
+        "latest",
+        "longest",
+        "unknown-field",
+    ];
+    assert_eq!(readable, expected);
 }
 
 /// Cuts a packet and puts it together again.

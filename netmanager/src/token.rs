@@ -12,7 +12,7 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use prost::Message;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use weald_proto::id::{Identity, Label, NodeId, Organisation};
-use weald_proto::token::{Claims, MAX_TOKEN_LEN, RelayToken, VERSION};
+use weald_proto::token::{MAX_TOKEN_LEN, RelayToken, Statement, TokenFault};
 use webpki::EndEntityCert;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::oid_registry::OID_SIG_ED25519;
@@ -43,12 +43,9 @@ pub struct RelayAdmission {
 /// Why a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// More bytes than any token of ours has.
-    #[error("the relay token has {0} bytes, at most {MAX_TOKEN_LEN} are read")]
-    TooLong(usize),
     /// The bytes are no token.
-    #[error("the relay token cannot be read")]
-    Malformed,
+    #[error(transparent)]
+    Unreadable(#[from] TokenFault),
     /// The certificate in the token is not that of a cluster under the root.
     #[error("the relay token's issuer is refused: {0}")]
     Issuer(PeerFault),
@@ -58,9 +55,6 @@ pub enum TokenError {
     /// The claims were not signed by the issuer.
     #[error("the relay token was changed, or not signed by cluster {0}")]
     Signature(Label),
-    /// A version of the claims that this process does not know.
-    #[error("the relay token has version {0}, this relay reads version {VERSION}")]
-    Version(u32),
     /// A cluster signed for a node of another one.
     #[error("cluster {signer} signed a relay token for {node}, which is not its own")]
     ForeignCluster {
@@ -123,16 +117,16 @@ pub fn issue(
     );
     let issuer = &cluster.certificate().der;
     let expires = unix_time(now + life).as_secs();
-    let claims = Claims {
-        version: VERSION,
-        node: Identity::Node(node.clone()).uri(cluster.trust().name()),
-        node_key: key.0.to_vec(),
-        organisation: organisation.to_string(),
+    let claims = Statement {
+        root: cluster.trust().name().clone(),
+        node: node.clone(),
+        node_key: key.0,
+        organisation: organisation.clone(),
         not_before: unix_time(now.checked_sub(BACKDATE).unwrap_or(now)).as_secs(),
         expires: expires.min(Facts::parse(issuer)?.not_after.as_secs()),
-        cluster: cluster.name().to_string(),
+        cluster: cluster.name().clone(),
     }
-    .encode_to_vec();
+    .write();
     let token = RelayToken {
         signature: cluster.sign(&RelayToken::signed_bytes(&claims))?,
         claims,
@@ -154,33 +148,29 @@ pub fn verify(
     peer: &Peer,
     revoked: &RevocationSet,
 ) -> Result<RelayAdmission, TokenError> {
-    if bytes.len() > MAX_TOKEN_LEN {
-        return Err(TokenError::TooLong(bytes.len()));
-    }
-    let token = RelayToken::decode(bytes).map_err(|_| TokenError::Malformed)?;
+    let token = RelayToken::read(bytes)?;
     let (signer, key) = verify_issuer(&token.issuer, root, now, revoked)?;
     let signed = RelayToken::signed_bytes(&token.claims);
     if !signed_by(&key, &signed, &token.signature) {
         return Err(TokenError::Signature(signer));
     }
-    let claims = Claims::decode(token.claims.as_slice()).map_err(|_| TokenError::Malformed)?;
-    let node = claimed_node(&claims, root, &signer)?;
-    check_life(&claims, &node, now)?;
-    let Identity::Node(presenter) = &peer.identity else {
-        return Err(other_node(node, peer));
-    };
-    if *presenter != node {
-        return Err(other_node(node, peer));
+    let statement = Statement::read(&token.claims)?;
+    check_signer(&statement, root, &signer)?;
+    check_life(&statement, now)?;
+    let presenter = Identity::Node(statement.node.clone());
+    if presenter != peer.identity {
+        return Err(TokenError::OtherNode {
+            made_for: statement.node,
+            presented_by: peer.identity.clone(),
+        });
     }
-    if claims.node_key != peer.spki_sha256.0 {
-        return Err(TokenError::OtherKey(node));
+    if statement.node_key != peer.spki_sha256.0 {
+        return Err(TokenError::OtherKey(statement.node));
     }
     Ok(RelayAdmission {
-        node,
-        organisation: Organisation(
-            Label::new(&claims.organisation).map_err(|_| TokenError::Malformed)?,
-        ),
-        expires: unix_seconds(claims.expires),
+        node: statement.node,
+        organisation: statement.organisation,
+        expires: unix_seconds(statement.expires),
     })
 }
 
@@ -208,10 +198,10 @@ fn verify_issuer(
     revoked: &RevocationSet,
 ) -> Result<(Label, Vec<u8>), TokenError> {
     // webpki is the stricter reader: what it refuses need not be looked at.
-    EndEntityCert::try_from(&CertificateDer::from(der)).map_err(|_| TokenError::Malformed)?;
-    let (rest, issuer) = X509Certificate::from_der(der).map_err(|_| TokenError::Malformed)?;
+    EndEntityCert::try_from(&CertificateDer::from(der)).map_err(|_| TokenFault::Malformed)?;
+    let (rest, issuer) = X509Certificate::from_der(der).map_err(|_| TokenFault::Malformed)?;
     if !rest.is_empty() {
-        return Err(TokenError::Malformed);
+        return Err(TokenFault::Malformed.into());
     }
     let ed25519 = issuer.signature_algorithm.algorithm == OID_SIG_ED25519
         && issuer.tbs_certificate.signature.algorithm == OID_SIG_ED25519
@@ -234,46 +224,34 @@ fn verify_issuer(
     Ok((cluster, facts.public_key))
 }
 
-fn claimed_node(claims: &Claims, root: &TrustRoot, signer: &Label) -> Result<NodeId, TokenError> {
-    if claims.version != VERSION {
-        return Err(TokenError::Version(claims.version));
+fn check_signer(statement: &Statement, root: &TrustRoot, signer: &Label) -> Result<(), TokenError> {
+    let node = &statement.node;
+    if statement.root == *root.name() && node.cluster == *signer && statement.cluster == *signer {
+        return Ok(());
     }
-    let (named, identity) = Identity::from_uri(&claims.node).map_err(|_| TokenError::Malformed)?;
-    let Identity::Node(node) = identity else {
-        return Err(TokenError::Malformed);
-    };
-    if named != *root.name() || node.cluster != *signer || claims.cluster != signer.as_str() {
-        return Err(TokenError::ForeignCluster {
-            signer: signer.clone(),
-            node,
-        });
-    }
-    Ok(node)
+    Err(TokenError::ForeignCluster {
+        signer: signer.clone(),
+        node: node.clone(),
+    })
 }
 
-fn check_life(claims: &Claims, node: &NodeId, now: UnixTime) -> Result<(), TokenError> {
-    if now.as_secs() < claims.not_before {
+fn check_life(statement: &Statement, now: UnixTime) -> Result<(), TokenError> {
+    let node = || statement.node.clone();
+    if now.as_secs() < statement.not_before {
         return Err(TokenError::NotYetValid {
-            node: node.clone(),
-            not_before: day(unix_seconds(claims.not_before)),
+            node: node(),
+            not_before: day(unix_seconds(statement.not_before)),
             now: day(now),
         });
     }
-    if now.as_secs() >= claims.expires {
+    if now.as_secs() >= statement.expires {
         return Err(TokenError::Expired {
-            node: node.clone(),
-            expired: day(unix_seconds(claims.expires)),
+            node: node(),
+            expired: day(unix_seconds(statement.expires)),
             now: day(now),
         });
     }
     Ok(())
-}
-
-fn other_node(made_for: NodeId, peer: &Peer) -> TokenError {
-    TokenError::OtherNode {
-        made_for,
-        presented_by: peer.identity.clone(),
-    }
 }
 
 fn signed_by(key: &[u8], message: &[u8], signature: &[u8]) -> bool {

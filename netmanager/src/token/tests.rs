@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use weald_proto::id::RelayId;
+use weald_proto::token::Claims;
 
 use super::*;
 use crate::pki::RootAuthority;
