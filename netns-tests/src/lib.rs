@@ -51,6 +51,7 @@ pub mod emulator;
 
 pub mod fleet;
 pub mod pair;
+pub mod two_sites;
 
 pub mod echo;
 pub mod process;

@@ -156,6 +156,15 @@ pub fn start(lab: &Lab) -> Result<Fleet<'_>> {
     Ok(fleet)
 }
 
+/// The kind of the path that alpha takes to beta, as `peers` shows it: `direct`, `relay`, `none`.
+///
+/// # Errors
+/// The daemon does not answer, or does not know beta.
+pub fn path_kind(fleet: &Fleet<'_>) -> Result<String> {
+    let peer = fleet.peer("alpha", "home/beta")?;
+    Ok(peer["path"]["kind"].as_str().unwrap_or_default().to_owned())
+}
+
 /// Cuts or mends the LAN.
 pub fn set_lan(lab: &Lab, impairment: Impairment) {
     for (machine, _) in NODES {

@@ -4,54 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use netns_tests::{
-    Description, Direction, Impairment, Lab, Link, Machine, Nat, Segment, command, leftovers,
-};
+use netns_tests::{Direction, Impairment, Lab, command, leftovers, two_sites};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn two_sites() -> Description {
-    Description::new()
-        .segment(
-            Segment::new("internet")
-                .v4("203.0.113.0/24")
-                .v6("2001:db8::/64"),
-        )
-        .segment(
-            Segment::new("site-a")
-                .v4("192.168.1.0/24")
-                .v6("2001:db8:a::/64"),
-        )
-        .segment(
-            Segment::new("site-b")
-                .v4("192.168.1.0/24")
-                .v6("fd00:b::/64"),
-        )
-        .machine(Machine::host("relay").on("internet"))
-        .machine(
-            Machine::router("gw-a", "internet", "site-a")
-                .nat(Nat::PortRestricted)
-                .drop_unsolicited()
-                .link(
-                    "internet",
-                    Link::emulated(Impairment::delay(SECOND / 100), 1),
-                ),
-        )
-        .machine(
-            Machine::router("gw-b", "internet", "site-b")
-                .nat(Nat::PortRestricted)
-                .nat66(Nat::PortRestricted)
-                .drop_unsolicited(),
-        )
-        .machine(Machine::host("a1").on("site-a"))
-        .machine(Machine::host("a2").on("site-a"))
-        .machine(Machine::host("b1").on("site-b"))
-        .machine(Machine::host("b2").on("site-b"))
-}
-
 #[test]
 fn sites_reach_the_internet_and_nobody_reaches_into_them() -> Result<()> {
-    let lab = Lab::new(&two_sites())?;
+    let lab = Lab::new(&two_sites::description())?;
     let relay = lab.node("relay");
     for name in ["a1", "a2", "b1", "b2"] {
         for address in relay.addresses() {
@@ -73,7 +32,7 @@ fn sites_reach_the_internet_and_nobody_reaches_into_them() -> Result<()> {
 
 #[test]
 fn a_change_of_delay_counts_at_once() -> Result<()> {
-    let lab = Lab::new(&two_sites())?;
+    let lab = Lab::new(&two_sites::description())?;
     let (a1, relay) = (lab.node("a1"), lab.node("relay"));
     let link = lab.link("gw-a", "internet");
     for delay in [20, 50, 5] {
@@ -100,7 +59,7 @@ fn a_change_of_delay_counts_at_once() -> Result<()> {
 
 #[test]
 fn nothing_stays_after_a_drop_nor_after_a_panic() -> Result<()> {
-    let lab = Lab::new(&two_sites())?;
+    let lab = Lab::new(&two_sites::description())?;
     let name = lab.name().to_owned();
     assert_eq!(leftovers(&name).len(), 11);
     drop(lab);
@@ -108,7 +67,7 @@ fn nothing_stays_after_a_drop_nor_after_a_panic() -> Result<()> {
 
     let mut name = String::new();
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        let lab = Lab::new(&two_sites()).unwrap();
+        let lab = Lab::new(&two_sites::description()).unwrap();
         name = lab.name().to_owned();
         let _sleeper = lab.node("a1").spawn(command("sleep 1000")).unwrap();
         panic!("a test fails");
@@ -120,8 +79,8 @@ fn nothing_stays_after_a_drop_nor_after_a_panic() -> Result<()> {
 
 #[test]
 fn labs_run_side_by_side_with_the_same_addresses() -> Result<()> {
-    let first = Lab::new(&two_sites())?;
-    let second = Lab::new(&two_sites())?;
+    let first = Lab::new(&two_sites::description())?;
+    let second = Lab::new(&two_sites::description())?;
     for lab in [&first, &second] {
         let ping = command(&format!("ping -c1 -W2 {}", lab.node("relay").v4()));
         lab.node("b1").run_ok(ping, 5 * SECOND)?;
@@ -131,7 +90,7 @@ fn labs_run_side_by_side_with_the_same_addresses() -> Result<()> {
 
 #[test]
 fn programs_are_awaited_shown_and_killed() -> Result<()> {
-    let lab = Lab::new(&two_sites())?;
+    let lab = Lab::new(&two_sites::description())?;
     let a1 = lab.node("a1");
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", "echo ready; echo trouble >&2; sleep 1000"]);
@@ -173,7 +132,7 @@ fn programs_are_awaited_shown_and_killed() -> Result<()> {
 
 #[test]
 fn listening_ports_are_awaited() -> Result<()> {
-    let lab = Lab::new(&two_sites())?;
+    let lab = Lab::new(&two_sites::description())?;
     let (a1, a2) = (lab.node("a1"), lab.node("a2"));
     assert!(a1.wait_tcp_listening(8080, SECOND / 10).is_err());
     let _listener = a1.tcp_listen((a1.v4(), 8080).into())?;

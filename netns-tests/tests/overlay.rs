@@ -12,11 +12,6 @@ const SOON: Duration = Duration::from_secs(10);
 /// "At once": no timeout of ours or of the kernel is as short.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
-fn path_kind(fleet: &Fleet<'_>) -> Result<String> {
-    let peer = fleet.peer("alpha", "home/beta")?;
-    Ok(peer["path"]["kind"].as_str().unwrap_or_default().to_owned())
-}
-
 #[test]
 fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
     const BYTES: usize = 30_000_000;
@@ -45,7 +40,7 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
     let mut stream = alpha.tcp_connect(pair::at("10.30.1.2"), SOON)??;
     let is_direct = || {
         wait::until("the session is direct", SOON, || {
-            ensure!(path_kind(&fleet)? == "direct");
+            ensure!(pair::path_kind(&fleet)? == "direct");
             Ok(())
         })
     };
@@ -71,7 +66,7 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
     };
     until(0.2, &mut received)?;
     ensure!(
-        path_kind(&fleet)? == "direct",
+        pair::path_kind(&fleet)? == "direct",
         "{}",
         fleet.peer("alpha", "home/beta")?
     );
@@ -80,7 +75,7 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
     pair::set_lan(&lab, Impairment::loss(Loss::Random(1.0)));
     until(0.5, &mut received)?;
     ensure!(
-        path_kind(&fleet)? == "relay",
+        pair::path_kind(&fleet)? == "relay",
         "{}",
         fleet.peer("alpha", "home/beta")?
     );

@@ -22,11 +22,6 @@ fn time_to_echo(from: &Namespace) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
-fn path_kind(fleet: &Fleet<'_>) -> Result<String> {
-    let peer = fleet.peer("alpha", "home/beta")?;
-    Ok(peer["path"]["kind"].as_str().unwrap_or_default().to_owned())
-}
-
 #[test]
 fn a_relay_that_restarts_costs_relayed_flows_seconds_and_direct_ones_nothing() -> Result<()> {
     let lab = pair::lab()?;
@@ -38,7 +33,7 @@ fn a_relay_that_restarts_costs_relayed_flows_seconds_and_direct_ones_nothing() -
     pair::set_lan(&lab, Impairment::loss(Loss::Random(1.0)));
     time_to_echo(&alpha)?;
     wait::until("the session is relayed", SOON, || {
-        ensure!(path_kind(&fleet)? == "relay");
+        ensure!(pair::path_kind(&fleet)? == "relay");
         Ok(())
     })?;
     fleet.relay("relay").kill()?;
@@ -51,7 +46,7 @@ fn a_relay_that_restarts_costs_relayed_flows_seconds_and_direct_ones_nothing() -
 
     pair::set_lan(&lab, Impairment::default());
     wait::until("the session is direct", SOON, || {
-        ensure!(path_kind(&fleet)? == "direct");
+        ensure!(pair::path_kind(&fleet)? == "direct");
         Ok(())
     })?;
     fleet.relay("relay").kill()?;
@@ -111,7 +106,7 @@ fn an_address_that_another_node_has_at_this_site_leads_to_the_relay() -> Result<
     let _gamma_echo = ghost.udp_echo(pair::anywhere())?;
     time_to_echo(&alpha)?;
     ensure!(
-        path_kind(&fleet)? == "relay",
+        pair::path_kind(&fleet)? == "relay",
         "{}",
         fleet.peer("alpha", "home/beta")?
     );

@@ -171,8 +171,7 @@ impl<'lab> Site<'lab> {
         };
         site.honest_traffic_flows()?;
         wait::until("the session is direct, the table new", SOON, || {
-            let peer = site.fleet.peer("alpha", "home/beta")?;
-            ensure!(peer["path"]["kind"] == "direct", "{peer}");
+            ensure!(pair::path_kind(&site.fleet)? == "direct");
             site.fleet.peer("alpha", "home/honest").map(drop)
         })?;
         Ok(site)

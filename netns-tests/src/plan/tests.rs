@@ -1,34 +1,7 @@
 //! Addresses and routes of small labs.
 
 use super::*;
-
-fn two_sites() -> Description {
-    Description::new()
-        .segment(
-            Segment::new("internet")
-                .v4("203.0.113.0/24")
-                .v6("2001:db8::/64"),
-        )
-        .segment(
-            Segment::new("site-a")
-                .v4("192.168.1.0/24")
-                .v6("2001:db8:a::/64"),
-        )
-        .segment(
-            Segment::new("site-b")
-                .v4("192.168.2.0/24")
-                .v6("fd00:b::/64"),
-        )
-        .machine(Machine::host("relay").on("internet"))
-        .machine(Machine::host("a1").on("site-a"))
-        .machine(Machine::router("gw-a", "internet", "site-a").nat(Nat::PortRestricted))
-        .machine(
-            Machine::router("gw-b", "internet", "site-b")
-                .nat(Nat::Symmetric)
-                .nat66(Nat::Symmetric),
-        )
-        .machine(Machine::host("b1").on("site-b"))
-}
+use crate::two_sites;
 
 fn machine<'a>(plan: &'a Plan, name: &str) -> &'a PlannedMachine {
     plan.machines.iter().find(|one| one.name == name).unwrap()
@@ -44,7 +17,7 @@ fn routes(plan: &Plan, name: &str) -> Vec<String> {
 
 #[test]
 fn inner_sides_of_routers_are_numbered_first() {
-    let plan = Plan::new(&two_sites()).unwrap();
+    let plan = Plan::new(&two_sites::description()).unwrap();
     let address = |name, index: usize| machine(&plan, name).interfaces[index].v4.unwrap().ip();
     assert_eq!(address("gw-a", 1), Ipv4Addr::new(192, 168, 1, 1));
     assert_eq!(address("a1", 0), Ipv4Addr::new(192, 168, 1, 2));
@@ -54,7 +27,7 @@ fn inner_sides_of_routers_are_numbered_first() {
 
 #[test]
 fn default_routes_lead_to_the_core_and_a_nat_hides_its_prefix() {
-    let plan = Plan::new(&two_sites()).unwrap();
+    let plan = Plan::new(&two_sites::description()).unwrap();
     assert_eq!(
         routes(&plan, "a1"),
         ["0.0.0.0/0 via 192.168.1.1", "::/0 via 2001:db8:a::1"]
@@ -63,7 +36,7 @@ fn default_routes_lead_to_the_core_and_a_nat_hides_its_prefix() {
     assert_eq!(routes(&plan, "gw-b"), ["2001:db8:a::/64 via 2001:db8::2"]);
     assert_eq!(
         routes(&plan, "b1"),
-        ["0.0.0.0/0 via 192.168.2.1", "::/0 via fd00:b::1"]
+        ["0.0.0.0/0 via 192.168.1.1", "::/0 via fd00:b::1"]
     );
 }
 
