@@ -38,7 +38,9 @@ address_kind!(
 );
 
 /// One IPv4 and one IPv6 address of the same thing; at least one of them is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Dual {
     /// The IPv4 address; none when the IPv4 pool has run out.
     pub v4: Option<Ipv4Addr>,

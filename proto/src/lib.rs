@@ -12,6 +12,9 @@
 //! | netmanager | sealed packets, in relay frames | relay | [`frame`] |
 //! | netmanager | token, whom it wants to reach | relay | [`relay`] |
 //! | a cluster | who may use its relays | relay | [`token`] |
+//! | root, cluster, worker | what is wanted, what is | each other | [`control`] |
+//! | netmanager | what it is interested in | its cluster | [`session`] |
+//! | root, cluster | who may claim what | everybody | [`statement`] |
 
 pub mod id;
 
@@ -28,3 +31,11 @@ pub mod frame;
 pub mod relay;
 
 pub mod token;
+
+pub mod spec;
+
+pub mod control;
+
+pub mod session;
+
+pub mod statement;

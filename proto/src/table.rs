@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::addr::{Dual, Pools};
 use crate::id::{Label, NodeId, Organisation, RelayId};
 use crate::name::{self, InstanceId, ServiceName, Zone};
@@ -66,7 +68,10 @@ pub struct ServiceRow {
 }
 
 /// Which lane the flows of a service take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum LanePolicy {
     /// Decided per flow by protocol and path.
     #[default]
@@ -91,7 +96,7 @@ pub struct InstanceRow {
 }
 
 /// A port of the host that leads to a port of an instance, as in `"8080:80/tcp"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PortMapping {
     /// The port on the host.
     pub host: u16,
@@ -102,7 +107,8 @@ pub struct PortMapping {
 }
 
 /// A transport protocol that a port can belong to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// TCP.
     Tcp,

@@ -29,7 +29,7 @@ const NOT_IN_THE_CORE: [&str; 8] = [
 ];
 
 /// Which packages of ours each package of ours may depend on, tests included.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("weald-proto", &[]),
     ("netmanager-core", &["weald-proto"]),
     (
@@ -38,6 +38,16 @@ const ARROWS: [(&str, &[&str]); 7] = [
             "weald-proto",
             "netmanager-core",
             "weald-fuzz",
+            "netns-tests",
+        ],
+    ),
+    ("orchestrator-core", &["weald-proto"]),
+    (
+        "orchestrator",
+        &[
+            "weald-proto",
+            "orchestrator-core",
+            "netmanager",
             "netns-tests",
         ],
     ),

@@ -1,0 +1,14 @@
+//! What Weald's root, clusters and workers decide, without any I/O.
+//!
+//! Checks SLAs, ranks clusters and nodes, keeps every instance's life, and says what to persist
+//! and what to send. It has no clock, no socket and no store: the shells in `orchestrator` carry
+//! out what is decided here, persisting before sending.
+
+/// When something happens, as the shell tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now {
+    /// Time since the process started; every timer runs on it.
+    pub elapsed: std::time::Duration,
+    /// Seconds since 1970, for what is written down and signed; it may jump.
+    pub unix: u64,
+}

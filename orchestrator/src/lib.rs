@@ -1,0 +1,3 @@
+//! Weald's orchestrator as a library: the shells of root, cluster and worker.
+//!
+//! What they decide is orchestrator-core's; here are stores, links, runtimes and the command line.

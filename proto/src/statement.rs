@@ -1,0 +1,179 @@
+//! What root and clusters sign: grants, rows, leases and revocations.
+//!
+//! A statement travels as the bytes that were signed, so that what is verified is exactly what was
+//! signed, and can be passed on by anybody. Root's statements are verified with the root's key; a
+//! cluster's with the key that root's [`Grant`] names for it, and only within what the grant
+//! allows. Signing and judging is weald-trust's `statement`; here are the values.
+
+use std::net::SocketAddr;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use crate::addr::Dual;
+use crate::control::Generation;
+use crate::id::{Label, NodeId, Organisation, RelayId};
+use crate::name::{InstanceId, ServiceName};
+use crate::table::LanePolicy;
+
+/// Seconds since 1970.
+pub type UnixSeconds = u64;
+
+/// A signed statement as it travels: opaque until it is verified.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Signed {
+    /// The encoded [`Statement`].
+    pub statement: Vec<u8>,
+    /// Ed25519 over the context and the statement.
+    pub signature: Vec<u8>,
+    /// The cluster whose key signed; none for root.
+    pub cluster: Option<Label>,
+}
+
+impl std::fmt::Debug for Signed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let by = self.cluster.as_ref().map_or("root", Label::as_str);
+        write!(f, "Signed({} bytes by {by})", self.statement.len())
+    }
+}
+
+/// What can be signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    /// By root.
+    Grant(Grant),
+    /// By root.
+    Revocations(Revocations),
+    /// By root, which assigns service addresses.
+    Service(ServiceStatement),
+    /// By the cluster that hosts the instance.
+    Instance(InstanceStatement),
+    /// By the node's cluster.
+    Node(NodeStatement),
+    /// By the relay's cluster.
+    Relay(RelayStatement),
+    /// By the node's cluster.
+    Lease(Lease),
+}
+
+/// What a cluster may claim. The highest generation counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The cluster.
+    pub cluster: Label,
+    /// The Ed25519 public key (32 bytes) of the cluster's intermediate.
+    pub key: [u8; 32],
+    /// Orders the grants of one cluster.
+    pub generation: Generation,
+    /// The blocks, or single addresses as /32 and /128, that it may assign.
+    pub blocks: Vec<IpNetwork>,
+    /// The organisations whose instances it may host.
+    pub organisations: Vec<Organisation>,
+    /// The organisation that owns the cluster, and so its nodes' host programs.
+    pub owner: Organisation,
+    /// Until when.
+    pub expires: UnixSeconds,
+}
+
+/// Everybody who is revoked. The highest epoch counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Revocations {
+    /// Larger than that of every earlier list.
+    pub epoch: u64,
+    /// SHA-256 of the SubjectPublicKeyInfo of revoked nodes, relays and intermediates.
+    pub keys: Vec<[u8; 32]>,
+    /// Revoked organisations.
+    pub organisations: Vec<Organisation>,
+}
+
+/// A service, or that it is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceStatement {
+    /// The service's name.
+    pub name: ServiceName,
+    /// The tenant.
+    pub organisation: Organisation,
+    /// Orders the statements on one service.
+    pub generation: Generation,
+    /// Whether the service is gone; then nothing but name, organisation and generation counts.
+    pub removed: bool,
+    /// What `rr` names resolve to.
+    pub round_robin: Dual,
+    /// What `closest` names resolve to.
+    pub closest: Dual,
+    /// Which lane its flows take.
+    pub lane: LanePolicy,
+}
+
+/// An instance, or that it is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceStatement {
+    /// Which one.
+    pub instance: InstanceId,
+    /// The tenant.
+    pub organisation: Organisation,
+    /// Orders the statements on one instance.
+    pub generation: Generation,
+    /// Whether the instance is gone from this node.
+    pub removed: bool,
+    /// The node that hosts it.
+    pub node: NodeId,
+    /// Its addresses.
+    pub instance_ip: Dual,
+}
+
+/// A node, or that it is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatement {
+    /// Who.
+    pub node: NodeId,
+    /// Orders the statements on one node.
+    pub generation: Generation,
+    /// Whether the node is gone.
+    pub removed: bool,
+    /// The node's own addresses in the overlay.
+    pub node_ip: Dual,
+    /// Where its data socket may be dialled directly.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// A relay, or that it is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayStatement {
+    /// Who.
+    pub relay: RelayId,
+    /// Orders the statements on one relay.
+    pub generation: Generation,
+    /// Whether the relay is gone.
+    pub removed: bool,
+    /// Where it is reached, over UDP.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// What a node may send from: complete, the highest epoch counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The node.
+    pub node: NodeId,
+    /// Orders the leases of one node.
+    pub epoch: u64,
+    /// Until when.
+    pub expires: UnixSeconds,
+    /// The node's own addresses.
+    pub node_ip: Dual,
+    /// The instances that it hosts.
+    pub instances: Vec<LeasedInstance>,
+}
+
+/// One instance of a [`Lease`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeasedInstance {
+    /// Which one.
+    pub instance: InstanceId,
+    /// The tenant.
+    pub organisation: Organisation,
+    /// Of which life.
+    pub generation: Generation,
+    /// Its addresses.
+    pub instance_ip: Dual,
+}
