@@ -73,7 +73,8 @@ pub struct Opening {
     pub responder: Host,
     /// What the first packet has shown.
     pub state: FlowState,
-    /// By which policy the responder was chosen; none if it was asked for by its own address.
+    /// By which policy the responder was chosen: `instance` if it was asked for by its own
+    /// address, none for a node's address and for what a peer has opened.
     pub policy: Option<Policy>,
     /// How its bytes travel.
     pub lane: Lane,

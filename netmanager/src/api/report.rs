@@ -46,7 +46,7 @@ pub struct TableReport {
     pub from_kept_copy: bool,
     /// Counts the tables that this daemon has used, from 1.
     pub epoch: u64,
-    /// How many nodes, relays, services and instances it has.
+    /// How many nodes it has, this one among them.
     pub nodes: usize,
     /// How many relays it has.
     pub relays: usize,
@@ -67,7 +67,7 @@ pub struct PacketStatus {
     pub peers_up: usize,
     /// Peers that are known.
     pub peers: usize,
-    /// Relays with a session.
+    /// Every relay of the table, and how the session with it is.
     pub relays: Vec<RelayReport>,
     /// What was read and written.
     pub traffic: Traffic,
@@ -105,7 +105,7 @@ pub struct RelayReport {
     pub address: Option<SocketAddr>,
     /// `connecting`, `up` or `down`.
     pub state: String,
-    /// The last round-trip time to it.
+    /// The smoothed round-trip time to it, as QUIC measures it (RFC 9002, section 5.3).
     pub rtt_us: Option<u64>,
     /// This node's address as the relay sees it.
     pub observed_address: Option<SocketAddr>,
@@ -178,7 +178,7 @@ pub struct PeerReport {
     pub reason: String,
     /// The last round-trip time.
     pub rtt_us: Option<u64>,
-    /// The smallest round-trip time of late: what `closest` compares.
+    /// The smallest round-trip time of late on the path in use: what `closest` compares.
     pub min_rtt_us: Option<u64>,
     /// How long the session has lasted.
     pub session_ms: Option<u64>,
@@ -216,13 +216,15 @@ pub struct FlowReport {
     pub destination_port: u16,
     /// Whether it was opened on this node; if not, a peer opened it to an instance here.
     pub opened_here: bool,
-    /// The policy of the service IP: `rr`, `closest` or `instance`; none without a service.
+    /// The policy that chose the instance: `rr`, `closest`, or `instance` if it was asked for by its
+    /// own address; none for a node's address and for what a peer has opened.
     pub policy: Option<String>,
-    /// The instance that was picked, as `appname.appns.servicename.servicens.number`.
+    /// The instance that answers, as `appname.appns.servicename.servicens.number`; none for a
+    /// node's address.
     pub instance: Option<String>,
     /// What stands on the wire in place of the service IP.
     pub instance_ip: IpAddr,
-    /// The node at the other end, as `cluster/name`.
+    /// The node at the other end, as `cluster/name`; this one if both ends are here.
     pub node: String,
     /// The protocol's state, such as `syn_sent`, `established` or `new`.
     pub state: String,

@@ -23,7 +23,8 @@ pub struct FlowView {
     pub asked_port: u16,
     /// The service that it asked for, or that the instance asked for belongs to.
     pub service: Option<ServiceName>,
-    /// The policy that chose the instance; none if it was asked for by its own address.
+    /// The policy that chose the instance: `instance` if it was asked for by its own
+    /// address, none for a node's address and for what a peer has opened.
     pub policy: Option<Policy>,
     /// The instance that answers; none for a node's own address.
     pub instance: Option<InstanceId>,
