@@ -1,3 +1,5 @@
 //! Weald's orchestrator as a library: the shells of root, cluster and worker.
 //!
 //! What they decide is orchestrator-core's; here are stores, links, runtimes and the command line.
+
+pub mod store;
