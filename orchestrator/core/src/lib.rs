@@ -12,3 +12,5 @@ pub struct Now {
     /// Seconds since 1970, for what is written down and signed; it may jump.
     pub unix: u64,
 }
+
+pub mod sync;
