@@ -13,32 +13,9 @@ mod tests;
 
 use std::path::PathBuf;
 
+use orchestrator_core::record::{Record, Write};
+
 pub use sqlite::SqliteStore;
-
-/// What is stored under a kind and a key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Record {
-    /// What sort of thing it is, as in `instance`.
-    pub kind: String,
-    /// Which one; unique within its kind.
-    pub key: String,
-    /// The thing itself.
-    pub value: Vec<u8>,
-}
-
-/// A change of one record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write {
-    /// Stores a record, in place of one of the same kind and key.
-    Put(Record),
-    /// Removes a record; one that is not there is no error.
-    Delete {
-        /// The record's kind.
-        kind: String,
-        /// The record's key.
-        key: String,
-    },
-}
 
 /// Counts the commits of a store: larger after each one, and kept over restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -13,4 +13,8 @@ pub struct Now {
     pub unix: u64,
 }
 
+pub mod record;
+
 pub mod sync;
+
+pub mod worker;

@@ -9,9 +9,10 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use orchestrator_core::record::{Record, Write};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 
-use super::{Record, Revision, StateStore, StoreError, Write};
+use super::{Revision, StateStore, StoreError};
 
 /// The schema that this release writes.
 const SCHEMA: i64 = 1;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use weald_proto::control::Generation;
 use weald_proto::name::InstanceId;
 
 /// What the lower side has taken on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Duty<T> {
     /// To run this.
     Run(T),
@@ -15,7 +16,7 @@ pub enum Duty<T> {
 }
 
 /// A duty as it is persisted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept<T> {
     /// Which life.
     pub generation: Generation,
