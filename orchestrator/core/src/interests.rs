@@ -1,0 +1,292 @@
+//! Who wants which rows, and what each is told: the rows of an application go to those who asked
+//! for it, whole at first and then as they change.
+//!
+//! A cluster keeps one [`RowBook`] for its netmanagers, root one for its clusters. A listener's
+//! link is reliable and ordered while it lasts; after a reconnection it listens anew and is told
+//! everything again. An instance's row brings the row of its node along, because whoever picks the
+//! instance must find the node; rows of relays go to everybody. A removed thing stays as a row
+//! that says so, for as long as an older one could come back.
+//!
+//! Rows are passed on as they were signed; who may claim what was judged before they come here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weald_proto::control::Generation;
+use weald_proto::id::{NodeId, RelayId};
+use weald_proto::name::{ApplicationName, InstanceId, ServiceName};
+use weald_proto::statement::Signed;
+
+/// What a row is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// A service.
+    Service(ServiceName),
+    /// An instance.
+    Instance(InstanceId),
+    /// A node.
+    Node(NodeId),
+    /// A relay.
+    Relay(RelayId),
+}
+
+/// A row with what must be known of it to pass it on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// What it is about.
+    pub subject: Subject,
+    /// Orders the rows about one subject.
+    pub generation: Generation,
+    /// Whether it says that the subject is gone.
+    pub removed: bool,
+    /// The node that an instance is on; none for other rows and for removed ones.
+    pub host: Option<NodeId>,
+    /// The row as it was signed.
+    pub signed: Signed,
+}
+
+/// What a listener is told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Update {
+    /// The applications that the rows are all of.
+    pub complete: Vec<ApplicationName>,
+    /// The rows: services before instances, nodes before the instances on them.
+    pub rows: Vec<Signed>,
+    /// Applications that were asked for and do not exist.
+    pub unknown: Vec<ApplicationName>,
+}
+
+impl Update {
+    /// Whether there is nothing to tell.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.complete.is_empty() && self.rows.is_empty() && self.unknown.is_empty()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    row: Row,
+    /// When it changed, counted in changes of the book.
+    changed: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Listener {
+    interests: BTreeSet<ApplicationName>,
+    /// Asked for and not told yet.
+    fresh: BTreeSet<ApplicationName>,
+    /// Told not to exist.
+    unknown: BTreeSet<ApplicationName>,
+    /// Every change up to this one is told.
+    told: u64,
+    /// The nodes whose rows are told and kept up to date.
+    nodes: BTreeSet<NodeId>,
+}
+
+/// All rows, and who listens; `L` names a listener.
+#[derive(Debug, Clone)]
+pub struct RowBook<L> {
+    rows: BTreeMap<Subject, Entry>,
+    /// The subjects of each application.
+    applications: BTreeMap<ApplicationName, BTreeSet<Subject>>,
+    changes: u64,
+    listeners: BTreeMap<L, Listener>,
+}
+
+impl<L: Ord> Default for RowBook<L> {
+    fn default() -> Self {
+        Self {
+            rows: BTreeMap::new(),
+            applications: BTreeMap::new(),
+            changes: 0,
+            listeners: BTreeMap::new(),
+        }
+    }
+}
+
+impl Subject {
+    /// The application that the subject is of; none for nodes and relays.
+    #[must_use]
+    pub const fn application(&self) -> Option<&ApplicationName> {
+        match self {
+            Self::Service(service) => Some(&service.application),
+            Self::Instance(instance) => Some(&instance.service.application),
+            Self::Node(_) | Self::Relay(_) => None,
+        }
+    }
+}
+
+impl<L: Ord + Clone> RowBook<L> {
+    /// Takes in a row; returns false if one of the same or a higher generation is there.
+    pub fn put(&mut self, row: Row) -> bool {
+        let known = self.rows.get(&row.subject);
+        if known.is_some_and(|known| known.row.generation >= row.generation) {
+            return false;
+        }
+        self.changes += 1;
+        if let Some(application) = row.subject.application() {
+            let subjects = self.applications.entry(application.clone()).or_default();
+            subjects.insert(row.subject.clone());
+        }
+        let entry = Entry {
+            changed: self.changes,
+            row,
+        };
+        self.rows.insert(entry.row.subject.clone(), entry);
+        true
+    }
+
+    /// Forgets a row that says that its subject is gone, once no older one can come back.
+    pub fn forget(&mut self, subject: &Subject) -> bool {
+        if !self
+            .rows
+            .get(subject)
+            .is_some_and(|known| known.row.removed)
+        {
+            return false;
+        }
+        self.rows.remove(subject);
+        if let Some(application) = subject.application()
+            && let Some(subjects) = self.applications.get_mut(application)
+        {
+            subjects.remove(subject);
+            if subjects.is_empty() {
+                self.applications.remove(application);
+            }
+        }
+        true
+    }
+
+    /// A listener has connected: it is told everything of its interests.
+    pub fn listen(&mut self, listener: L, interests: impl IntoIterator<Item = ApplicationName>) {
+        self.listeners.insert(listener.clone(), Listener::default());
+        self.set_interests(&listener, interests);
+    }
+
+    /// A listener wants other applications than before. What it does not want any more it is not
+    /// told of any longer.
+    pub fn set_interests(
+        &mut self,
+        listener: &L,
+        interests: impl IntoIterator<Item = ApplicationName>,
+    ) {
+        let Some(listener) = self.listeners.get_mut(listener) else {
+            return;
+        };
+        let interests: BTreeSet<_> = interests.into_iter().collect();
+        let fresh: Vec<_> = interests.difference(&listener.interests).cloned().collect();
+        listener.fresh.extend(fresh);
+        listener
+            .fresh
+            .retain(|application| interests.contains(application));
+        listener
+            .unknown
+            .retain(|application| interests.contains(application));
+        listener.interests = interests;
+    }
+
+    /// A listener is gone.
+    pub fn leave(&mut self, listener: &L) {
+        self.listeners.remove(listener);
+    }
+
+    /// Every application that somebody is interested in.
+    #[must_use]
+    pub fn interests(&self) -> BTreeSet<ApplicationName> {
+        let all = self.listeners.values();
+        all.flat_map(|listener| listener.interests.iter().cloned())
+            .collect()
+    }
+
+    /// Whether there is something to tell a listener; cheap, for deciding whom to look after.
+    #[must_use]
+    pub fn is_due(&self, listener: &L) -> bool {
+        let listener = self.listeners.get(listener);
+        listener.is_some_and(|it| !it.fresh.is_empty() || it.told < self.changes)
+    }
+
+    /// What a listener is to be told now; it counts as told.
+    pub fn poll(&mut self, listener: &L) -> Update {
+        let Some(listener) = self.listeners.get_mut(listener) else {
+            return Update::default();
+        };
+        let mut update = Update::default();
+        let mut subjects = BTreeSet::new();
+        let told = std::mem::replace(&mut listener.told, self.changes);
+        let fresh = std::mem::take(&mut listener.fresh);
+        let (rows, applications) = (&self.rows, &self.applications);
+        for application in &listener.interests {
+            let Some(of_it) = applications.get(application) else {
+                if fresh.contains(application) {
+                    update.unknown.push(application.clone());
+                    listener.unknown.insert(application.clone());
+                }
+                continue;
+            };
+            // What did not exist when it was asked for is told whole once it does.
+            let whole = fresh.contains(application) || listener.unknown.remove(application);
+            if whole {
+                update.complete.push(application.clone());
+            }
+            let changed =
+                |subject: &&Subject| rows.get(subject).is_some_and(|it| it.changed > told);
+            subjects.extend(of_it.iter().filter(|subject| whole || changed(subject)));
+        }
+        listener.tell_hosts(rows, applications, told, &mut subjects);
+        let relays = rows.range(Subject::Relay(first_relay())..);
+        subjects.extend(relays.filter(|(_, it)| it.changed > told).map(|(it, _)| it));
+        let order = |subject: &&Subject| match subject {
+            Subject::Relay(_) => 0,
+            Subject::Node(_) => 1,
+            Subject::Service(_) => 2,
+            Subject::Instance(_) => 3,
+        };
+        let mut subjects: Vec<_> = subjects.into_iter().collect();
+        subjects.sort_by_key(order);
+        let signed = subjects.into_iter().filter_map(|subject| rows.get(subject));
+        update.rows = signed.map(|entry| entry.row.signed.clone()).collect();
+        update
+    }
+}
+
+impl Listener {
+    /// Adds the rows of the nodes that host what the listener wants: those it has not been told of,
+    /// and those that have changed.
+    fn tell_hosts<'a>(
+        &mut self,
+        rows: &'a BTreeMap<Subject, Entry>,
+        applications: &BTreeMap<ApplicationName, BTreeSet<Subject>>,
+        told: u64,
+        subjects: &mut BTreeSet<&'a Subject>,
+    ) {
+        let wanted = self.interests.iter().filter_map(|it| applications.get(it));
+        let hosts: BTreeSet<NodeId> = wanted
+            .flatten()
+            .filter_map(|subject| rows.get(subject)?.row.host.clone())
+            .collect();
+        let mut known = BTreeSet::new();
+        for host in hosts {
+            let Some((subject, entry)) = rows.get_key_value(&Subject::Node(host.clone())) else {
+                continue;
+            };
+            if entry.changed > told || !self.nodes.contains(&host) {
+                subjects.insert(subject);
+            }
+            known.insert(host);
+        }
+        self.nodes = known;
+    }
+}
+
+/// The least relay in the order of subjects, where their range begins.
+fn first_relay() -> RelayId {
+    use weald_proto::id::Label;
+    // "0" is the least label but for longer ones that begin with '-', which no label does.
+    match Label::new("0") {
+        Ok(least) => RelayId::new(least.clone(), least),
+        Err(_) => unreachable!("a constant label is valid"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
