@@ -16,8 +16,11 @@ const MAX_LINES: usize = 500;
 /// Files that may be longer, up to so many lines, and why.
 const LONGER: [(&str, usize, &str); 0] = [];
 
-/// What must not reach the core, at any depth: it does no I/O and has no runtime.
-const NOT_IN_THE_CORE: [&str; 8] = [
+/// The packages that decide: they do no I/O and have no runtime.
+const CORES: [&str; 2] = ["netmanager-core", "orchestrator-core"];
+
+/// What must not reach a core, at any depth.
+const NOT_IN_A_CORE: [&str; 9] = [
     "tokio",
     "quinn",
     "quinn-proto",
@@ -25,6 +28,7 @@ const NOT_IN_THE_CORE: [&str; 8] = [
     "socket2",
     "mio",
     "rtnetlink",
+    "rusqlite",
     "tun-rs",
 ];
 
@@ -233,14 +237,13 @@ fn nothing_that_is_denied_is_depended_on() {
 }
 
 #[test]
-fn the_core_does_no_io() {
-    let found = dependencies("netmanager-core", "normal", None);
-    assert!(found.contains("weald-proto"), "{found:?}");
-    for package in NOT_IN_THE_CORE {
-        assert!(
-            !found.contains(package),
-            "netmanager-core depends on {package}"
-        );
+fn the_cores_do_no_io() {
+    for core in CORES {
+        let found = dependencies(core, "normal", None);
+        assert!(found.contains("weald-proto"), "{found:?}");
+        for package in NOT_IN_A_CORE {
+            assert!(!found.contains(package), "{core} depends on {package}");
+        }
     }
 }
 
