@@ -17,6 +17,8 @@ pub mod interests;
 
 pub mod lifecycle;
 
+pub mod membership;
+
 pub mod record;
 
 pub mod sync;
