@@ -213,6 +213,8 @@ struct Driver {
     table: Arc<Snapshot>,
     plane: DataPlane,
     counters: Counters,
+    /// Handshakes of strangers that came to nothing.
+    refused_handshakes: u64,
 
     commands: Receiver<Command>,
     wake: Arc<OwnedFd>,
@@ -256,6 +258,7 @@ impl Driver {
             table: Arc::clone(&config.table),
             plane: DataPlane::new(FlowLimits::default(), seed),
             counters: Counters::default(),
+            refused_handshakes: 0,
             commands,
             wake,
             now,

@@ -65,6 +65,7 @@ fn strangers_who_dial_are_refused_and_nothing_changes() -> Result<()> {
     let mut site = Site::start(&lab)?;
     for (name, fault, text) in cases {
         let before = site.shown()?;
+        let refused = site.refused_handshakes()?;
         let crypto = match fault {
             None => site.papers.none(&node("alpha")?)?,
             Some(fault) => site.client(&identity(name)?, fault)?,
@@ -77,6 +78,7 @@ fn strangers_who_dial_are_refused_and_nothing_changes() -> Result<()> {
         ensure!(line.contains("handshake failed"), "{line}");
         let after = site.shown()?;
         ensure!(after == before, "{name}: {before:#}\nthen {after:#}");
+        ensure!(site.refused_handshakes()? == refused + 1, "{name}");
         site.honest_traffic_flows()?;
     }
     // The same with nothing wrong: its datagram reaches the instance, and is answered.
@@ -208,6 +210,12 @@ impl<'lab> Site<'lab> {
     fn status(&self) -> Result<Value> {
         let status = self.fleet.tool_json("alpha", &["status"])?;
         status.into_iter().next().context("no status")
+    }
+
+    fn refused_handshakes(&self) -> Result<u64> {
+        let status = self.status()?;
+        let refused = status["packets"]["refused_handshakes"].as_u64();
+        refused.context("the status does not count refused handshakes")
     }
 
     /// All that alpha shows of itself and that a stranger could have changed.

@@ -69,6 +69,9 @@ pub struct PacketStatus {
     pub peers: usize,
     /// Every relay of the table, and how the session with it is.
     pub relays: Vec<RelayReport>,
+    /// Handshakes of others with this node that came to nothing: refused certificates above all,
+    /// and those that were given up.
+    pub refused_handshakes: u64,
     /// What was read and written.
     pub traffic: Traffic,
     /// How many packets were dropped, by reason; only reasons with a count.

@@ -136,6 +136,9 @@ fn packet_rows(packets: &PacketStatus, row: &mut impl FnMut(&str, String)) {
         );
     }
     row("flows", packets.flows.to_string());
+    if packets.refused_handshakes > 0 {
+        row("handshakes refused", packets.refused_handshakes.to_string());
+    }
     let traffic = &packets.traffic;
     row(
         "tun",

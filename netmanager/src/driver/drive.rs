@@ -201,7 +201,10 @@ impl Driver {
             return;
         };
         match with {
-            With::Stranger => tracing::debug!(%reason, "handshake failed"),
+            With::Stranger => {
+                self.refused_handshakes += 1;
+                tracing::debug!(%reason, "handshake failed");
+            }
             With::Peer(peer) => {
                 let farewell = matches!(
                     reason,

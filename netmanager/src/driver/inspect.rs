@@ -51,6 +51,7 @@ impl Driver {
                 .iter()
                 .map(|entry| self.relay_report(entry))
                 .collect(),
+            refused_handshakes: self.refused_handshakes,
             traffic: self.io.traffic,
             drops: self
                 .drop_counters()
