@@ -23,6 +23,10 @@ pub mod membership;
 
 pub mod record;
 
+mod resources;
+
+pub mod schedule;
+
 pub mod sync;
 
 pub mod worker;

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use weald_proto::control::{NodeCapacity, Reason};
 use weald_proto::name::InstanceId;
-use weald_proto::spec::{Resources, Runtime, ServiceSpec};
+use weald_proto::spec::ServiceSpec;
+
+use crate::resources::{RESOURCES, word};
 
 /// Admits a service beside the others, or says why not.
 pub(super) fn admit(
@@ -55,27 +57,4 @@ pub(super) fn admit(
         }
     }
     Ok(())
-}
-
-type Amount = fn(&Resources) -> u32;
-
-/// What is counted, each with its unit.
-const RESOURCES: [(&str, Amount); 7] = [
-    ("processors (1/1000)", |all| all.millicpus),
-    ("memory (MiB)", |all| all.memory_mib),
-    ("GPUs", |all| all.gpus),
-    ("TPUs", |all| all.tpus),
-    ("storage (MiB)", |all| all.storage_mib),
-    ("bandwidth in (kbit/s)", |all| all.bandwidth_in_kbit),
-    ("bandwidth out (kbit/s)", |all| all.bandwidth_out_kbit),
-];
-
-const fn word(runtime: Runtime) -> &'static str {
-    match runtime {
-        Runtime::Process => "process",
-        Runtime::Container => "container",
-        Runtime::Unikernel => "unikernel",
-        Runtime::Microvm => "microvm",
-        Runtime::Wasm => "wasm",
-    }
 }
