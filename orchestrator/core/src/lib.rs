@@ -15,6 +15,8 @@ pub struct Now {
 
 pub mod interests;
 
+pub mod addresses;
+
 pub mod explain;
 
 pub mod lifecycle;
