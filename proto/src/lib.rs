@@ -6,6 +6,7 @@
 //!
 //! | who | says what | to whom | module |
 //! |---|---|---|---|
+//! | user | what is to run | root | [`sla`], checked: [`spec`] |
 //! | operator | the static table | netmanager | [`table`] |
 //! | netmanager | chunks of inner packets, in QUIC DATAGRAMs | netmanager | [`chunk`] |
 //! | netmanager | path probes, beside QUIC on the data socket | netmanager | [`frame`] |
@@ -31,6 +32,8 @@ pub mod frame;
 pub mod relay;
 
 pub mod token;
+
+pub mod sla;
 
 pub mod spec;
 

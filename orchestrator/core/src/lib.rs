@@ -13,6 +13,8 @@ pub struct Now {
     pub unix: u64,
 }
 
+pub mod sla;
+
 pub mod interests;
 
 pub mod addresses;
