@@ -154,6 +154,8 @@ fn aggregates_are_of_live_nodes() {
 #[derive(Debug, Clone)]
 enum Step {
     Place(u32, u64, Resources),
+    /// Reserves on a node that no scheduler advised.
+    Reserve(usize, u32, u64, Resources),
     Release(u32, u64),
     Silent(usize),
 }
@@ -164,6 +166,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         ..amount(cpu, memory)
     });
     let step = prop_oneof![
+        4 => (0_usize..4, 0_u32..12, 1_u64..4, needs.clone()).prop_map(|(at, n, g, it)| Step::Reserve(at, n, g, it)),
         6 => (0_u32..12, 1_u64..4, needs).prop_map(|(n, g, it)| Step::Place(n, g, it)),
         3 => (0_u32..12, 1_u64..4).prop_map(|(n, g)| Step::Release(n, g)),
         1 => (0_usize..4).prop_map(Step::Silent),
@@ -204,6 +207,14 @@ proptest! {
                                 let by = nodes.id(name).to_string();
                                 prop_assert!(refusals.iter().any(|it| it.by == by));
                             }
+                        }
+                    }
+                }
+                Step::Reserve(index, number, generation, needs) => {
+                    if let Some(name) = names.get(index) {
+                        let before = nodes.node(name).unwrap().reserved();
+                        if nodes.reserve(name, &instance(number), generation, &spec(needs)).is_err() {
+                            prop_assert_eq!(nodes.node(name).unwrap().reserved(), before);
                         }
                     }
                 }
