@@ -113,13 +113,18 @@ impl Peer {
     }
 
     /// Notes that a session is up, dialled by this node or by the peer, and says which to keep.
-    pub fn handle_session_up(&mut self, dialled: bool, now: Instant) -> Keep {
+    ///
+    /// `born` is when its handshake began here. Two sessions are a tie only if the second one was
+    /// under way when the first came up; a peer that dials later has lost the first one, by a
+    /// restart for instance, and what it dials supersedes it at once.
+    pub fn handle_session_up(&mut self, dialled: bool, born: Instant, now: Instant) -> Keep {
         if let State::Up {
             since,
             dialled: old_dialled,
         } = self.state
         {
-            let tie = dialled != old_dialled && now.duration_since(since) < TIE_WINDOW;
+            let together = born <= since && now.duration_since(since) < TIE_WINDOW;
+            let tie = dialled != old_dialled && together;
             // The session that the winner dialled stays: `dialled` says that we dialled the new one.
             if tie && dialled != self.we_win_ties {
                 return Keep::Old;
@@ -269,7 +274,7 @@ mod tests {
         assert_eq!(peer.want(now), Some(Action::Dial));
         assert_eq!(peer.want(now), None);
         assert_eq!(peer.reach(), Reach::Connecting);
-        assert_eq!(peer.handle_session_up(true, now), Keep::New);
+        assert_eq!(peer.handle_session_up(true, now, now), Keep::New);
         assert_eq!(peer.reach(), Reach::Up);
     }
 
@@ -304,11 +309,11 @@ mod tests {
         for first_is_ours in [true, false] {
             let mut winner = Peer::new(true);
             let mut loser = Peer::new(false);
-            winner.handle_session_up(first_is_ours, now);
-            loser.handle_session_up(!first_is_ours, now);
+            winner.handle_session_up(first_is_ours, now, now);
+            loser.handle_session_up(!first_is_ours, now, now);
             let later = now + Duration::from_millis(100);
-            let at_winner = winner.handle_session_up(!first_is_ours, later);
-            let at_loser = loser.handle_session_up(first_is_ours, later);
+            let at_winner = winner.handle_session_up(!first_is_ours, now, later);
+            let at_loser = loser.handle_session_up(first_is_ours, now, later);
             // The session that the winner dialled stays at both ends.
             let expected = if first_is_ours { Keep::Old } else { Keep::New };
             assert_eq!((at_winner, at_loser), (expected, expected));
@@ -321,7 +326,7 @@ mod tests {
         let mut peer = Peer::new(true);
         for pause in [500, 1000, 2000] {
             assert_eq!(peer.want(now), Some(Action::Dial));
-            assert_eq!(peer.handle_session_up(true, now), Keep::New);
+            assert_eq!(peer.handle_session_up(true, now, now), Keep::New);
             assert_eq!(
                 peer.handle_session_lost(Loss::Unforeseen, now + STABLE_AFTER / 2),
                 None
@@ -339,7 +344,7 @@ mod tests {
         let now = start();
         let mut peer = Peer::new(true);
         peer.want(now);
-        peer.handle_session_up(true, now);
+        peer.handle_session_up(true, now, now);
         assert_eq!(
             peer.handle_session_lost(Loss::Farewell, now),
             Some(Action::Dial)
@@ -352,14 +357,14 @@ mod tests {
         let now = start();
         let mut peer = Peer::new(true);
         peer.want(now);
-        peer.handle_session_up(true, now);
+        peer.handle_session_up(true, now, now);
         peer.note_traffic(now + IDLE_TEARDOWN / 2);
         assert_eq!(peer.handle_timeout(now + IDLE_TEARDOWN), None);
         let idle = now + IDLE_TEARDOWN / 2 + IDLE_TEARDOWN;
         assert_eq!(peer.handle_timeout(idle), Some(Action::CloseIdle));
         // What comes back later starts anew.
         let back = idle + Duration::from_secs(100);
-        assert_eq!(peer.handle_session_up(false, back), Keep::New);
+        assert_eq!(peer.handle_session_up(false, now, back), Keep::New);
         assert_eq!(peer.handle_timeout(back), None);
     }
 
@@ -367,8 +372,21 @@ mod tests {
     fn a_later_session_supersedes_the_old_one() {
         let now = start();
         let mut peer = Peer::new(true);
-        peer.handle_session_up(true, now);
-        assert_eq!(peer.handle_session_up(false, now + TIE_WINDOW), Keep::New);
+        peer.handle_session_up(true, now, now);
+        assert_eq!(
+            peer.handle_session_up(false, now, now + TIE_WINDOW),
+            Keep::New
+        );
+    }
+
+    #[test]
+    fn a_peer_that_dials_again_supersedes_even_a_young_session() {
+        let now = start();
+        let mut winner = Peer::new(true);
+        winner.handle_session_up(true, now, now);
+        let dialled_at = now + Duration::from_millis(100);
+        let up = dialled_at + Duration::from_millis(20);
+        assert_eq!(winner.handle_session_up(false, dialled_at, up), Keep::New);
     }
 
     #[test]
@@ -376,12 +394,12 @@ mod tests {
         let now = start();
         let mut peer = Peer::new(true);
         peer.want(now);
-        peer.handle_session_up(true, now);
+        peer.handle_session_up(true, now, now);
         assert_eq!(
             peer.handle_session_lost(Loss::Unforeseen, now + Duration::from_secs(1)),
             Some(Action::Dial)
         );
-        peer.handle_session_up(true, now);
+        peer.handle_session_up(true, now, now);
         assert_eq!(
             peer.handle_timeout(now + IDLE_TEARDOWN),
             Some(Action::CloseIdle)

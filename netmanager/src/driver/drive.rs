@@ -155,7 +155,7 @@ impl Driver {
             }
         };
         session.with = With::Peer(peer);
-        let (dialled, path) = (session.dialled, session.path);
+        let (dialled, born, path) = (session.dialled, session.born, session.path);
         let seed = self.next_seed();
         let Some(entry) = self.peers.get_mut(&peer) else {
             self.close(slot, CloseCode::UnknownNode);
@@ -164,7 +164,7 @@ impl Driver {
         if entry.dialling == Some(slot) {
             entry.dialling = None;
         }
-        if entry.machine.handle_session_up(dialled, self.now) == Keep::Old {
+        if entry.machine.handle_session_up(dialled, born, self.now) == Keep::Old {
             self.retire(slot);
             return;
         }

@@ -40,7 +40,7 @@ pub(super) struct Session {
     pub(super) with: With,
     pub(super) dialled: bool,
     pub(super) established: Option<Instant>,
-    born: Instant,
+    pub(super) born: Instant,
     /// When a session that another one has superseded is closed: what is on its way still counts.
     pub(super) retires: Option<Instant>,
     /// Where packets go; none while a dial waits for its first answer.
