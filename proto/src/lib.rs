@@ -23,6 +23,8 @@ pub mod addr;
 
 pub mod name;
 
+pub mod slip;
+
 pub mod table;
 
 pub mod chunk;

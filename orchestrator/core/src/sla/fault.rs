@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use weald_proto::slip;
+
 /// One fault of an SLA.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {fault}")]
@@ -157,44 +159,17 @@ fn shorten(text: &str) -> String {
 
 /// The candidate that takes the fewest edits, if those are at most a third of the longer word.
 fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let word: Vec<char> = word
-        .chars()
-        .take(SHOWN)
-        .map(|c| c.to_ascii_lowercase())
-        .collect();
+    let word = shorten(word).to_ascii_lowercase();
+    let length = word.chars().count();
     candidates
         .iter()
         .filter_map(|candidate| {
-            let other: Vec<char> = candidate.chars().map(|c| c.to_ascii_lowercase()).collect();
-            let edits = distance(&word, &other);
-            (edits * 3 <= word.len().max(other.len())).then_some((edits, *candidate))
+            let edits = slip::distance(&word, &candidate.to_ascii_lowercase());
+            let longer = length.max(candidate.chars().count());
+            (edits * 3 <= longer).then_some((edits, *candidate))
         })
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)
-}
-
-/// How many insertions, removals, replacements and swaps of neighbours lead from `a` to `b`.
-fn distance(a: &[char], b: &[char]) -> usize {
-    let at = |row: &[usize], j: usize| row.get(j).copied().unwrap_or(usize::MAX / 2);
-    let mut before: Vec<usize> = Vec::new();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut next = vec![i + 1];
-        for (j, y) in b.iter().enumerate() {
-            let replaced = at(&row, j) + usize::from(x != y);
-            let mut edits = replaced.min(at(&row, j + 1) + 1).min(at(&next, j) + 1);
-            let (left, above) = (j.checked_sub(1), i.checked_sub(1));
-            if let Some((left, above)) = left.zip(above)
-                && a.get(above) == Some(y)
-                && b.get(left) == Some(x)
-            {
-                edits = edits.min(at(&before, left) + 1);
-            }
-            next.push(edits);
-        }
-        before = std::mem::replace(&mut row, next);
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -202,18 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distances_count_edits_and_swaps() {
-        for (a, b, edits) in [
-            ("", "", 0),
-            ("", "abc", 3),
-            ("abc", "", 3),
-            ("goe", "geo", 1),
-            ("kitten", "sitting", 3),
-            ("ab", "ba", 1),
-        ] {
-            let chars = |text: &str| text.chars().collect::<Vec<_>>();
-            assert_eq!(distance(&chars(a), &chars(b)), edits, "{a} {b}");
-        }
+    fn a_slip_is_found_and_nothing_far_off() {
         assert_eq!(nearest("Direkt", &["geo", "direct"]), Some("direct"));
         assert_eq!(nearest("x", &["geo", "direct"]), None);
     }
