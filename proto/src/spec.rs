@@ -1,6 +1,6 @@
 //! A service as it was checked and accepted: what root schedules and a worker runs.
 //!
-//! The SLA that a user writes is `sla`'s; orchestrator-core turns it into this, or into
+//! The SLA that a user writes is [`crate::sla`]'s; orchestrator-core turns it into this, or into
 //! all of its errors. Everything here is already valid.
 
 use std::time::Duration;
@@ -61,6 +61,20 @@ pub enum Runtime {
     Microvm,
     /// A WebAssembly component.
     Wasm,
+}
+
+impl Runtime {
+    /// The runtime's word in an SLA.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Container => "container",
+            Self::Unikernel => "unikernel",
+            Self::Microvm => "microvm",
+            Self::Wasm => "wasm",
+        }
+    }
 }
 
 /// An amount of what a node has. Zero means that nothing of it is asked for or there.

@@ -1,8 +1,12 @@
-//! What is counted of a node, each with its name and unit, and sums and differences of it.
+//! What is counted of a node, each with its name and unit; sums and differences of it, and what is
+//! lacking for one more instance.
 //!
-//! Who may have how much is decided where it is asked: `schedule` and `worker`.
+//! Against whom it is held is decided where it is asked: `schedule` and `worker`.
 
-use weald_proto::spec::{Resources, Runtime};
+use weald_proto::control::Reason;
+use weald_proto::name::InstanceId;
+use weald_proto::spec::{Resources, Runtime, ServiceSpec};
+use weald_proto::table::PortMapping;
 
 /// Reads one amount.
 pub(crate) type Amount = fn(&Resources) -> u32;
@@ -41,13 +45,44 @@ pub(crate) fn sum(a: &Resources, b: &Resources) -> Resources {
     combine(a, b, u32::saturating_add)
 }
 
-/// The runtime's word in an SLA.
-pub(crate) const fn word(runtime: Runtime) -> &'static str {
-    match runtime {
-        Runtime::Process => "process",
-        Runtime::Container => "container",
-        Runtime::Unikernel => "unikernel",
-        Runtime::Microvm => "microvm",
-        Runtime::Wasm => "wasm",
-    }
+/// Each resource of which less is free than is needed; `where_` follows its name.
+pub(crate) fn insufficient<'a>(
+    needed: &'a Resources,
+    free: &'a Resources,
+    where_: &'a str,
+) -> impl Iterator<Item = Reason> + 'a {
+    RESOURCES.iter().filter_map(move |(resource, of)| {
+        let (needed, free) = (of(needed), of(free));
+        (needed > free).then(|| Reason::Insufficient {
+            resource: format!("{resource}{where_}"),
+            needed: needed.into(),
+            free: free.into(),
+        })
+    })
+}
+
+/// Whether what runs the service is not there.
+pub(crate) fn runtime(spec: &ServiceSpec, there: &[Runtime]) -> Option<Reason> {
+    (!there.contains(&spec.runtime)).then(|| Reason::Runtime {
+        needed: spec.runtime.word().to_owned(),
+        available: there.iter().map(|it| it.word().to_owned()).collect(),
+    })
+}
+
+/// The first port of the service that one of the others has.
+pub(crate) fn port_taken<'a>(
+    spec: &ServiceSpec,
+    others: impl IntoIterator<Item = (&'a InstanceId, &'a [PortMapping])>,
+) -> Option<Reason> {
+    let wanted = |port: &&PortMapping| {
+        let mut ports = spec.ports.iter();
+        ports.any(|own| (own.host, own.transport) == (port.host, port.transport))
+    };
+    others.into_iter().find_map(|(other, theirs)| {
+        let port = theirs.iter().find(wanted)?;
+        Some(Reason::PortTaken {
+            port: format!("{}/{}", port.host, port.transport.word()),
+            by: other.to_string(),
+        })
+    })
 }

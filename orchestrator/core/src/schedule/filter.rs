@@ -5,11 +5,11 @@
 
 use weald_proto::control::Reason;
 use weald_proto::id::Label;
-use weald_proto::spec::{Constraint, Place, Resources, Runtime, ServiceSpec};
+use weald_proto::spec::{Constraint, Place, ServiceSpec};
 
 use super::inventory::{Inventory, Node};
 use super::rank::Candidate;
-use crate::resources::{RESOURCES, word};
+use crate::resources::{insufficient, runtime};
 
 /// The mean radius of the earth, in km.
 const EARTH_KM: f64 = 6_371.008_8;
@@ -92,30 +92,6 @@ pub(super) fn cluster(spec: &ServiceSpec, candidate: &Candidate) -> Vec<Reason> 
     let largest = &aggregate.largest_free;
     reasons.extend(insufficient(&spec.resources, largest, " on one node"));
     reasons
-}
-
-/// Each resource of which less is free than is needed.
-pub(super) fn insufficient<'a>(
-    needed: &'a Resources,
-    free: &'a Resources,
-    where_: &'a str,
-) -> impl Iterator<Item = Reason> + 'a {
-    RESOURCES.iter().filter_map(move |(resource, of)| {
-        let (needed, free) = (of(needed), of(free));
-        (needed > free).then(|| Reason::Insufficient {
-            resource: format!("{resource}{where_}"),
-            needed: needed.into(),
-            free: free.into(),
-        })
-    })
-}
-
-/// Whether what runs the service is not there.
-pub(super) fn runtime(spec: &ServiceSpec, there: &[Runtime]) -> Option<Reason> {
-    (!there.contains(&spec.runtime)).then(|| Reason::Runtime {
-        needed: word(spec.runtime).to_owned(),
-        available: there.iter().map(|it| word(*it).to_owned()).collect(),
-    })
 }
 
 /// Whom constraints are held against.

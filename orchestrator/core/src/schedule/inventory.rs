@@ -11,8 +11,7 @@ use weald_proto::name::InstanceId;
 use weald_proto::spec::{Place, Resources, ServiceSpec};
 use weald_proto::table::PortMapping;
 
-use super::filter;
-use crate::resources::{combine, left, sum};
+use crate::resources::{self, combine, left, sum};
 
 /// Why nothing was reserved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -95,18 +94,11 @@ impl Node {
         spec: &ServiceSpec,
         own: Option<&InstanceId>,
     ) -> Option<Reason> {
-        let same =
-            |a: &PortMapping, b: &PortMapping| (a.host, a.transport) == (b.host, b.transport);
-        for (other, theirs) in self.reserved.iter().filter(|(it, _)| Some(*it) != own) {
-            let taken = |port: &&PortMapping| spec.ports.iter().any(|wanted| same(port, wanted));
-            if let Some(port) = theirs.ports.iter().find(taken) {
-                return Some(Reason::PortTaken {
-                    port: format!("{}/{}", port.host, port.transport.word()),
-                    by: other.to_string(),
-                });
-            }
-        }
-        None
+        let others = self.reserved.iter().filter(|(it, _)| Some(*it) != own);
+        resources::port_taken(
+            spec,
+            others.map(|(it, theirs)| (it, theirs.ports.as_slice())),
+        )
     }
 }
 
@@ -225,7 +217,7 @@ impl Inventory {
             });
         };
         let free = left(&node.capacity.total, &node.reserved_beside(Some(instance)));
-        let lacking = filter::insufficient(&spec.resources, &free, "").next();
+        let lacking = resources::insufficient(&spec.resources, &free, "").next();
         let refused = lacking.or_else(|| node.port_taken(spec, Some(instance)));
         if let Some(reason) = refused {
             return Err(ReserveError::Refused(reason));
