@@ -1,6 +1,6 @@
 //! Target on the reading of relay tokens, before and after their signature would be verified.
 
-use weald_proto::token::{MAX_TOKEN_LEN, RelayToken, Statement, TokenFault};
+use weald_proto::token::{CheckedClaims, MAX_TOKEN_LEN, RelayToken, TokenFault};
 
 /// A token as a peer presents it: no bytes panic, and what is read is read again from what it is
 /// written as. The claims are read as if the signature were right, and the input also as claims.
@@ -13,8 +13,8 @@ pub fn token(bytes: &[u8]) {
     assert_eq!(is_long, read == Err(TokenFault::TooLong(bytes.len())));
     let claims = read.iter().map(|token| token.claims.as_slice());
     for claims in claims.chain([bytes]) {
-        if let Ok(statement) = Statement::read(claims) {
-            assert_eq!(Statement::read(&statement.write()), Ok(statement));
+        if let Ok(statement) = CheckedClaims::read(claims) {
+            assert_eq!(CheckedClaims::read(&statement.write()), Ok(statement));
         }
     }
 }

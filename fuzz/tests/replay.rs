@@ -9,7 +9,7 @@ use netmanager_core::chunk::{Chunker, Reassembler, ReassemblyLimits};
 use netmanager_core::packet::PacketInfo;
 use netmanager_core::vnet::VnetHeader;
 use weald_fuzz::{Input, TARGETS, Target, read_input};
-use weald_proto::token::{RelayToken, Statement};
+use weald_proto::token::{CheckedClaims, RelayToken};
 
 /// Mutations of each input: a second or two in all.
 const MUTATIONS: u64 = 3000;
@@ -77,7 +77,7 @@ fn tokens_as_clusters_make_them_are_read() {
         .into_iter()
         .filter(|(_, input)| {
             let token = RelayToken::read(&input.bytes);
-            token.is_ok_and(|token| Statement::read(&token.claims).is_ok())
+            token.is_ok_and(|token| CheckedClaims::read(&token.claims).is_ok())
         })
         .filter_map(|(path, _)| Some(path.file_stem()?.to_string_lossy().into_owned()))
         .collect();

@@ -12,7 +12,7 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use prost::Message;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use weald_proto::id::{Identity, Label, NodeId, Organisation};
-use weald_proto::token::{MAX_TOKEN_LEN, RelayToken, Statement, TokenFault};
+use weald_proto::token::{CheckedClaims, MAX_TOKEN_LEN, RelayToken, TokenFault};
 use webpki::EndEntityCert;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::oid_registry::OID_SIG_ED25519;
@@ -117,7 +117,7 @@ pub fn issue(
     );
     let issuer = &cluster.certificate().der;
     let expires = unix_time(now + life).as_secs();
-    let claims = Statement {
+    let claims = CheckedClaims {
         root: cluster.trust().name().clone(),
         node: node.clone(),
         node_key: key.0,
@@ -154,7 +154,7 @@ pub fn verify(
     if !signed_by(&key, &signed, &token.signature) {
         return Err(TokenError::Signature(signer));
     }
-    let statement = Statement::read(&token.claims)?;
+    let statement = CheckedClaims::read(&token.claims)?;
     check_signer(&statement, root, &signer)?;
     check_life(&statement, now)?;
     let presenter = Identity::Node(statement.node.clone());
@@ -224,7 +224,11 @@ fn verify_issuer(
     Ok((cluster, facts.public_key))
 }
 
-fn check_signer(statement: &Statement, root: &TrustRoot, signer: &Label) -> Result<(), TokenError> {
+fn check_signer(
+    statement: &CheckedClaims,
+    root: &TrustRoot,
+    signer: &Label,
+) -> Result<(), TokenError> {
     let node = &statement.node;
     if statement.root == *root.name() && node.cluster == *signer && statement.cluster == *signer {
         return Ok(());
@@ -235,7 +239,7 @@ fn check_signer(statement: &Statement, root: &TrustRoot, signer: &Label) -> Resu
     })
 }
 
-fn check_life(statement: &Statement, now: UnixTime) -> Result<(), TokenError> {
+fn check_life(statement: &CheckedClaims, now: UnixTime) -> Result<(), TokenError> {
     let node = || statement.node.clone();
     if now.as_secs() < statement.not_before {
         return Err(TokenError::NotYetValid {

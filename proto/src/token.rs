@@ -3,7 +3,7 @@
 //! A cluster signs who may use its relays' bandwidth, for which organisation and until when; a
 //! relay verifies it offline. Here is the layout only: signing and judging is netmanager's
 //! `token`. The signed claims travel as opaque bytes, so that what is verified is exactly what
-//! was signed; only then does [`Statement::read`] make something of them.
+//! was signed; only then does [`CheckedClaims::read`] make something of them.
 
 use prost::Message;
 
@@ -58,7 +58,7 @@ pub struct Claims {
 
 /// What a cluster says of a node, in checked types; whether it is true is not known here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Statement {
+pub struct CheckedClaims {
     /// The root that the node is under.
     pub root: Label,
     /// The node.
@@ -89,7 +89,7 @@ pub enum TokenFault {
     Version(u32),
 }
 
-impl Statement {
+impl CheckedClaims {
     /// Reads the claims of a token.
     ///
     /// # Errors
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn faults_of_claims_are_named() {
         let label = |text| Label::new(text).unwrap();
-        let statement = Statement {
+        let statement = CheckedClaims {
             root: label("main"),
             node: NodeId::new(label("munich"), label("a1")),
             node_key: [7; 32],
@@ -195,11 +195,11 @@ mod tests {
             cluster: label("munich"),
         };
         let bytes = statement.write();
-        assert_eq!(Statement::read(&bytes), Ok(statement));
+        assert_eq!(CheckedClaims::read(&bytes), Ok(statement));
         let fault = |change: fn(&mut Claims)| {
             let mut claims = Claims::decode(bytes.as_slice()).unwrap();
             change(&mut claims);
-            Statement::read(&claims.encode_to_vec())
+            CheckedClaims::read(&claims.encode_to_vec())
         };
         assert_eq!(
             fault(|claims| claims.version = 0),
