@@ -15,22 +15,21 @@ pub struct Now {
 
 pub mod sla;
 
-pub mod interests;
+pub mod lifecycle;
+pub mod membership;
 
 pub mod addresses;
+mod resources;
+pub mod schedule;
 
 pub mod explain;
 
-pub mod lifecycle;
-
-pub mod membership;
+pub mod interests;
 
 pub mod record;
-
-mod resources;
-
-pub mod schedule;
-
 pub mod sync;
 
 pub mod worker;
+
+#[cfg(test)]
+mod samples;

@@ -3,28 +3,18 @@
 mod model;
 
 use weald_proto::addr::Dual;
-use weald_proto::id::{Label, NodeId, Organisation};
-use weald_proto::name::{ApplicationName, InstanceId, ServiceName};
+use weald_proto::id::{NodeId, Organisation};
+use weald_proto::name::{InstanceId, ServiceName};
 use weald_proto::statement::Grant;
 
 use super::*;
 use crate::Now;
+use crate::samples::{self, label};
 
 const LIFETIME: Duration = Duration::from_secs(100);
 
-fn label(text: &str) -> Label {
-    Label::new(text).unwrap()
-}
-
 fn service(name: &str) -> ServiceName {
-    ServiceName {
-        application: ApplicationName {
-            name: label("shop"),
-            namespace: label("prod"),
-        },
-        name: label(name),
-        namespace: label("front"),
-    }
+    samples::service(name, "front")
 }
 
 fn instance(number: u32) -> Holder {

@@ -2,22 +2,12 @@
 
 use std::time::Duration;
 
-use weald_proto::id::Label;
-use weald_proto::name::{ApplicationName, ServiceName};
-
 use super::*;
+use crate::samples;
 
 fn instance() -> InstanceId {
-    let label = |text| Label::new(text).unwrap();
     InstanceId {
-        service: ServiceName {
-            application: ApplicationName {
-                name: label("shop"),
-                namespace: label("prod"),
-            },
-            name: label("web"),
-            namespace: label("front"),
-        },
+        service: samples::service("web", "front"),
         number: 0,
     }
 }

@@ -1,13 +1,9 @@
 //! The book against a model: whoever applies every update has exactly what it asked for.
 
 use proptest::prelude::*;
-use weald_proto::id::Label;
 
 use super::*;
-
-fn label(text: &str) -> Label {
-    Label::new(text).unwrap()
-}
+use crate::samples::label;
 
 fn application(number: u8) -> ApplicationName {
     ApplicationName {

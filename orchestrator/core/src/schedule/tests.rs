@@ -5,20 +5,14 @@ mod placement;
 mod reservations;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use weald_proto::addr::Dual;
 use weald_proto::control::NodeCapacity;
 use weald_proto::id::Organisation;
-use weald_proto::name::{ApplicationName, InstanceId, ServiceName};
+use weald_proto::name::InstanceId;
 use weald_proto::spec::{Constraint, Place, Runtime};
-use weald_proto::table::LanePolicy;
 
 use super::*;
-
-fn label(text: &str) -> Label {
-    Label::new(text).unwrap()
-}
+use crate::samples::{self, label};
 
 fn amount(millicpus: u32, memory_mib: u32) -> Resources {
     Resources {
@@ -29,30 +23,7 @@ fn amount(millicpus: u32, memory_mib: u32) -> Resources {
 }
 
 fn spec(resources: Resources) -> ServiceSpec {
-    ServiceSpec {
-        name: ServiceName {
-            application: ApplicationName {
-                name: label("shop"),
-                namespace: label("prod"),
-            },
-            name: label("web"),
-            namespace: label("front"),
-        },
-        organisation: Organisation(label("acme")),
-        round_robin: Dual::default(),
-        closest: Dual::default(),
-        lane: LanePolicy::Auto,
-        runtime: Runtime::Process,
-        code: "/bin/true".to_owned(),
-        command: vec![],
-        environment: vec![],
-        resources,
-        ports: vec![],
-        one_shot: false,
-        constraints: vec![],
-        scheduler: None,
-        convergence: Duration::from_secs(60),
-    }
+    samples::spec(samples::service("web", "front"), resources)
 }
 
 fn constrained(constraints: Vec<Constraint>) -> ServiceSpec {

@@ -5,12 +5,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use weald_proto::addr::{Dual, Pools};
-use weald_proto::id::{Label, Organisation};
+use weald_proto::id::Organisation;
 use weald_proto::name::Zone;
 use weald_proto::spec::{Constraint, Place, Resources, Runtime};
 use weald_proto::table::LanePolicy;
 
 use super::*;
+use crate::samples::label;
 
 #[test]
 fn example_a_is_the_smallest_container() {
@@ -689,10 +690,6 @@ fn context<'a>(pools: &'a Pools, zones: &'a [Zone], organisation: &'a Organisati
 
 fn tenant() -> Organisation {
     Organisation(label("acme"))
-}
-
-fn label(text: &str) -> Label {
-    Label::new(text).unwrap()
 }
 
 fn place(latitude: f64, longitude: f64, radius_km: f64) -> Place {

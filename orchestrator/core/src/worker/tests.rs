@@ -1,51 +1,22 @@
 //! A worker step by step: what it takes on, survives, refuses and reports.
 
-use weald_proto::id::{Label, Organisation};
-use weald_proto::name::{ApplicationName, ServiceName};
 use weald_proto::spec::{Resources, Runtime};
-use weald_proto::table::LanePolicy;
 
 use super::*;
-
-fn label(text: &str) -> Label {
-    Label::new(text).unwrap()
-}
+use crate::samples::{self, label};
 
 fn instance(number: u32) -> InstanceId {
-    let application = ApplicationName {
-        name: label("shop"),
-        namespace: label("prod"),
-    };
-    let service = ServiceName {
-        application,
-        name: label("web"),
-        namespace: label("prod"),
-    };
+    let service = samples::service("web", "prod");
     InstanceId { service, number }
 }
 
 fn spec() -> ServiceSpec {
-    ServiceSpec {
-        name: instance(0).service,
-        organisation: Organisation(label("acme")),
-        round_robin: Dual::default(),
-        closest: Dual::default(),
-        lane: LanePolicy::Auto,
-        runtime: Runtime::Process,
-        code: "/usr/sbin/nginx".to_owned(),
-        command: Vec::new(),
-        environment: Vec::new(),
-        resources: Resources {
-            millicpus: 500,
-            memory_mib: 100,
-            ..Resources::default()
-        },
-        ports: Vec::new(),
-        one_shot: false,
-        constraints: Vec::new(),
-        scheduler: None,
-        convergence: Duration::from_secs(60),
-    }
+    let resources = Resources {
+        millicpus: 500,
+        memory_mib: 100,
+        ..Resources::default()
+    };
+    samples::spec(instance(0).service, resources)
 }
 
 fn capacity() -> NodeCapacity {
