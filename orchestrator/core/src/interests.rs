@@ -16,7 +16,7 @@ use weald_proto::id::{NodeId, RelayId};
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName};
 use weald_proto::statement::Signed;
 
-/// What a row is about.
+/// What a row is about. Relays are last, which [`RowBook::poll`] relies on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
     /// A service.
@@ -233,7 +233,9 @@ impl<L: Ord + Clone> RowBook<L> {
             subjects.extend(of_it.iter().filter(|subject| whole || changed(subject)));
         }
         listener.tell_hosts(rows, applications, told, &mut subjects);
-        let relays = rows.range(Subject::Relay(first_relay())..);
+        // Relays come last in the order of subjects.
+        let relays = rows.iter().rev();
+        let relays = relays.take_while(|(subject, _)| matches!(subject, Subject::Relay(_)));
         subjects.extend(relays.filter(|(_, it)| it.changed > told).map(|(it, _)| it));
         let order = |subject: &&Subject| match subject {
             Subject::Relay(_) => 0,
@@ -275,16 +277,6 @@ impl Listener {
             known.insert(host);
         }
         self.nodes = known;
-    }
-}
-
-/// The least relay in the order of subjects, where their range begins.
-fn first_relay() -> RelayId {
-    use weald_proto::id::Label;
-    // "0" is the least label but for longer ones that begin with '-', which no label does.
-    match Label::new("0") {
-        Ok(least) => RelayId::new(least.clone(), least),
-        Err(_) => unreachable!("a constant label is valid"),
     }
 }
 

@@ -39,10 +39,7 @@ impl SqliteStore {
     /// It cannot be opened, is in use, damaged, of a newer release or another owner's.
     pub fn open(folder: &Path, owner: &str) -> Result<Self, StoreError> {
         let path = folder.join(DATABASE);
-        let cannot = |error: &dyn fmt::Display| StoreError::Open {
-            path: path.clone(),
-            reason: error.to_string(),
-        };
+        let cannot = |error: &dyn fmt::Display| cannot_open(&path, error);
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -65,29 +62,21 @@ impl SqliteStore {
             _lock: lock,
         })
     }
-
-    fn damaged(&self, error: &rusqlite::Error) -> StoreError {
-        judge(&self.path, error)
-    }
 }
 
 fn lock(folder: &Path, path: &Path) -> Result<File, StoreError> {
-    let cannot = |error: &dyn fmt::Display| StoreError::Open {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
     let file = OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o600)
         .open(folder.join(LOCK))
-        .map_err(|error| cannot(&error))?;
+        .map_err(|error| cannot_open(path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
             path: path.to_owned(),
         }),
-        Err(TryLockError::Error(error)) => Err(cannot(&error)),
+        Err(TryLockError::Error(error)) => Err(cannot_open(path, &error)),
     }
 }
 
@@ -152,6 +141,14 @@ fn prepare(connection: &mut Connection, path: &Path, owner: &str) -> Result<Revi
     Ok(Revision(revision.unsigned_abs()))
 }
 
+fn cannot_open(path: &Path, error: &dyn fmt::Display) -> StoreError {
+    StoreError::Open {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// What an error of the database means for the state.
 fn judge(path: &Path, error: &rusqlite::Error) -> StoreError {
     let path = path.to_owned();
     let reason = error.to_string();
@@ -178,7 +175,7 @@ impl StateStore for SqliteStore {
             })?;
             rows.collect::<Result<Vec<_>, _>>()
         };
-        read().map_err(|error| self.damaged(&error))
+        read().map_err(|error| judge(&self.path, &error))
     }
 
     fn commit(&mut self, writes: &[Write]) -> Result<Revision, StoreError> {
