@@ -1,14 +1,14 @@
 //! What the tiers say to one another: root and clusters, clusters and workers.
 //!
 //! Every message may be lost, doubled or late, so each says what is wanted or what is, never a
-//! difference: an instance is named with its generation, and a higher generation wins. How they
-//! are laid out as bytes is `wire`'s; what is done about them is orchestrator-core's. What a
-//! netmanager and its cluster say to each other is [`crate::session`]'s.
+//! difference: an instance is named with its generation, and a higher generation wins. What is done
+//! about them is orchestrator-core's; they have no layout as bytes yet. What a netmanager and its
+//! cluster say to each other is [`crate::session`]'s.
 
 use serde::{Deserialize, Serialize};
 
 use crate::addr::Dual;
-use crate::id::{Label, NodeId};
+use crate::id::NodeId;
 use crate::name::{ApplicationName, InstanceId};
 use crate::spec::{Place, Resources, Runtime, ServiceSpec};
 use crate::statement::Signed;
@@ -347,6 +347,3 @@ pub enum ClusterToWorker {
         sequence: u64,
     },
 }
-
-/// A cluster's name, as root knows the sender by its certificate.
-pub type ClusterName = Label;

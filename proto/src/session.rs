@@ -1,8 +1,7 @@
 //! What a netmanager and its cluster say to each other, on the node's data socket.
 //!
 //! The netmanager dials. It names the applications that it is interested in and gets their rows,
-//! signed one by one, then every change of them. How messages are laid out as bytes is
-//! `control::wire`'s.
+//! signed one by one, then every change of them. The messages have no layout as bytes yet.
 
 use std::net::SocketAddr;
 

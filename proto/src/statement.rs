@@ -3,7 +3,8 @@
 //! A statement travels as the bytes that were signed, so that what is verified is exactly what was
 //! signed, and can be passed on by anybody. Root's statements are verified with the root's key; a
 //! cluster's with the key that root's [`Grant`] names for it, and only within what the grant
-//! allows. Signing and judging is weald-trust's `statement`; here are the values.
+//! allows. Here are the values; nothing lays them out as
+//! bytes, signs or judges them yet.
 
 use std::net::SocketAddr;
 

@@ -23,8 +23,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 pub const BACKOFF_MIN: Duration = Duration::from_millis(500);
 /// Longest pause between attempts, so that a peer that returns is found within it.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// Two sessions that come up within this time of each other were dialled at the same time from
-/// both ends, and the node ids decide which one stays.
+/// Two sessions that both ends have dialled at the same time come up within this time of each
+/// other; then the node ids decide which one stays.
 pub const TIE_WINDOW: Duration = Duration::from_secs(2);
 /// A session that is lost earlier than this after it came up counts as a failed attempt: in TLS 1.3
 /// the dialling end is done before the other one has judged its certificate.
