@@ -59,8 +59,8 @@ fn sound(vnet: &VnetHeader, packet: &[u8]) {
 
 fn again(vnet: &VnetHeader, packet: &[u8]) {
     let mut datagrams = Vec::new();
-    let cut = Chunker::new().split(vnet, packet, 1414, &mut |datagram| {
-        datagrams.push(datagram.to_vec());
+    let cut = Chunker::new().split(vnet, packet, 1414, &mut |parts| {
+        datagrams.push(parts.concat());
     });
     if cut.is_err() {
         return;

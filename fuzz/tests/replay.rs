@@ -96,8 +96,8 @@ fn round_trip(vnet: &VnetHeader, packet: &[u8]) -> Vec<(VnetHeader, Vec<u8>)> {
     let mut reassembler = Reassembler::new(ReassemblyLimits::default());
     let mut packets = Vec::new();
     let now = Instant::now();
-    let cut = Chunker::new().split(vnet, packet, 1414, &mut |datagram| {
-        let result = reassembler.handle(datagram, now, &mut |vnet, packet| {
+    let cut = Chunker::new().split(vnet, packet, 1414, &mut |parts| {
+        let result = reassembler.handle(&parts.concat(), now, &mut |vnet, packet| {
             packets.push((vnet, packet.to_vec()));
         });
         assert_eq!(result, Ok(()));

@@ -38,6 +38,7 @@ mod inspect;
 mod io;
 mod packets;
 mod peers;
+mod pool;
 mod relays;
 mod session;
 mod transmit;
@@ -45,6 +46,7 @@ mod transmit;
 use self::drive::CloseCode;
 use self::io::Io;
 use self::peers::PeerEntry;
+use self::pool::BufferPool;
 use self::relays::RelayEntry;
 use self::session::Sessions;
 
@@ -196,6 +198,7 @@ struct Driver {
     batch: Vec<u8>,
     frames: Vec<u8>,
     scratch: Vec<u8>,
+    pool: BufferPool,
 
     endpoint: Endpoint,
     current_slot: CurrentSlot,
@@ -244,6 +247,7 @@ impl Driver {
             batch: Vec::new(),
             frames: Vec::new(),
             scratch: Vec::new(),
+            pool: BufferPool::default(),
             endpoint: Endpoint::new(endpoint_config, Some(server), true, None),
             current_slot,
             addresses: VirtualAddresses::new(),

@@ -12,7 +12,7 @@
 //! question.
 //!
 //! ```text
-//! chunker.split(&vnet, packet, max_datagram, &mut |datagram| connection.send(datagram))?;
+//! chunker.split(&vnet, packet, max_datagram, &mut |parts| connection.send(&parts.concat()))?;
 //!
 //! reassembler.handle(&datagram, now, &mut |vnet, packet| ...)?;   // Err: count error.reason()
 //! reassembler.handle_timeout(now, &mut |vnet, packet| ...);       // when poll_timeout() says so
@@ -25,7 +25,7 @@ use crate::packet::PacketError;
 use crate::verdict::DropReason;
 
 pub use reassemble::{Reassembler, ReassemblyLimits};
-pub use split::{Batch, Chunker};
+pub use split::{Batch, Chunker, Parts};
 
 mod geometry;
 mod incomplete;

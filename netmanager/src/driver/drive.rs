@@ -254,10 +254,7 @@ impl Driver {
             now,
             ..
         } = self;
-        let Some(session) = sessions.of_mut(slot) else {
-            return;
-        };
-        let With::Peer(peer) = session.with else {
+        let Some((peer, session)) = sessions.with_peer(slot) else {
             return;
         };
         let mut received = 0;
@@ -295,10 +292,7 @@ impl Driver {
 
     /// Sends due probes and acts on changes of path.
     fn drive_paths(&mut self, slot: Slot) {
-        let Some(session) = self.sessions.of_mut(slot) else {
-            return;
-        };
-        let With::Peer(peer) = session.with else {
+        let Some((peer, session)) = self.sessions.with_peer(slot) else {
             return;
         };
         if session.established.is_none() {
@@ -407,10 +401,7 @@ impl Driver {
             counters,
             ..
         } = self;
-        let Some(session) = sessions.of_mut(slot) else {
-            return;
-        };
-        let With::Peer(peer) = session.with else {
+        let Some((peer, session)) = sessions.with_peer(slot) else {
             return;
         };
         let mut forwards = Vec::new();

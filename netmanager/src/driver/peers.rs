@@ -157,7 +157,7 @@ impl Driver {
             && entry.queue.is_empty()
             && super::transmit::has_room(&mut session.connection, packet.len())
         {
-            match super::transmit::send_packet(session, vnet, packet) {
+            match super::transmit::send_packet(session, &mut self.pool, vnet, packet) {
                 Ok(()) => entry.sent_bytes += packet.len() as u64,
                 Err(reason) => self.counters.count(reason),
             }

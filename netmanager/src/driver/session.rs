@@ -233,6 +233,15 @@ impl Sessions {
         self.slots.get_mut(usize::from(slot.0))?.as_mut()
     }
 
+    /// The session in `slot`, if it is with a peer, and with which.
+    pub(super) fn with_peer(&mut self, slot: Slot) -> Option<(PeerId, &mut Session)> {
+        let session = self.of_mut(slot)?;
+        match session.with {
+            With::Peer(peer) => Some((peer, session)),
+            With::Stranger | With::Relay(_) => None,
+        }
+    }
+
     pub(super) fn of_handle(&self, handle: ConnectionHandle) -> Option<Slot> {
         self.by_handle.get(&handle).copied()
     }

@@ -1,14 +1,18 @@
 //! Outwards: queued packets into QUIC, QUIC's packets onto paths.
 
-use bytes::BytesMut;
+use std::collections::BTreeMap;
+
 use netmanager_core::peer::paths::Path;
+use netmanager_core::table::PeerId;
 use netmanager_core::verdict::DropReason;
 use netmanager_core::vnet::VnetHeader;
 use quinn_proto::Connection;
 use weald_proto::frame::{RELAY_HEADER_LEN, RelayHeader};
 
 use super::Driver;
-use super::session::{Session, With};
+use super::peers::PeerEntry;
+use super::pool::BufferPool;
+use super::session::{Session, Sessions};
 use crate::quic::Slot;
 use crate::socket::MAX_BATCH_BYTES;
 
@@ -95,17 +99,10 @@ impl Driver {
 
     /// Whether queued packets wait that QUIC would take now.
     pub(super) fn can_flush(&mut self, slot: Slot) -> bool {
-        let Some(session) = self.sessions.of_mut(slot) else {
+        let Some((session, entry)) = in_use(&mut self.sessions, &mut self.peers, slot) else {
             return false;
         };
-        let With::Peer(peer) = session.with else {
-            return false;
-        };
-        let entry = self
-            .peers
-            .get(&peer)
-            .filter(|entry| entry.session == Some(slot));
-        let next = entry.and_then(|entry| entry.queue.front());
+        let next = entry.queue.front();
         next.is_some_and(|parked| has_room(&mut session.connection, parked.packet.len()))
     }
 
@@ -115,18 +112,10 @@ impl Driver {
             sessions,
             peers,
             counters,
+            pool,
             ..
         } = self;
-        let Some(session) = sessions.of_mut(slot) else {
-            return;
-        };
-        let With::Peer(peer) = session.with else {
-            return;
-        };
-        let Some(entry) = peers
-            .get_mut(&peer)
-            .filter(|entry| entry.session == Some(slot))
-        else {
+        let Some((session, entry)) = in_use(sessions, peers, slot) else {
             return;
         };
         while let Some(parked) = entry.queue.front() {
@@ -136,12 +125,23 @@ impl Driver {
             let Some(parked) = entry.queue.pop() else {
                 break;
             };
-            if let Err(reason) = send_packet(session, &parked.vnet, &parked.packet) {
+            if let Err(reason) = send_packet(session, pool, &parked.vnet, &parked.packet) {
                 counters.count(reason);
             }
             entry.sent_bytes += parked.packet.len() as u64;
         }
     }
+}
+
+/// The session in `slot` and its peer, if packets for the peer go over this session.
+fn in_use<'a>(
+    sessions: &'a mut Sessions,
+    peers: &'a mut BTreeMap<PeerId, PeerEntry>,
+    slot: Slot,
+) -> Option<(&'a mut Session, &'a mut PeerEntry)> {
+    let (peer, session) = sessions.with_peer(slot)?;
+    let entry = peers.get_mut(&peer)?;
+    (entry.session == Some(slot)).then_some((session, entry))
 }
 
 /// What one packet may take in quinn-proto's queue: its bytes, and per datagram headers and the
@@ -159,6 +159,7 @@ pub(super) fn has_room(connection: &mut Connection, packet_len: usize) -> bool {
 /// Cuts a packet into datagrams and queues them in QUIC.
 pub(super) fn send_packet(
     session: &mut Session,
+    pool: &mut BufferPool,
     vnet: &VnetHeader,
     packet: &[u8],
 ) -> Result<(), DropReason> {
@@ -166,15 +167,18 @@ pub(super) fn send_packet(
     let Some(max_datagram) = connection.datagrams().max_size() else {
         return Err(DropReason::PeerUnreachable);
     };
-    let mut buffer = BytesMut::with_capacity(queue_cost(packet.len()));
+    let mut buffer = pool.take(queue_cost(packet.len()));
     let mut refused = false;
     let split = session
         .chunker
-        .split(vnet, packet, max_datagram, &mut |datagram| {
-            buffer.extend_from_slice(datagram);
+        .split(vnet, packet, max_datagram, &mut |parts| {
+            for part in parts {
+                buffer.extend_from_slice(part);
+            }
             let datagram = buffer.split().freeze();
             refused |= connection.datagrams().send(datagram, false).is_err();
         });
+    pool.put(buffer);
     match split {
         Ok(()) if refused => Err(DropReason::PeerQueueFull),
         Ok(()) => Ok(()),

@@ -14,9 +14,12 @@ use crate::vnet::{GSO_ECN, Gso, VnetHeader};
 pub struct Chunker {
     /// The number of the next packet that is cut.
     next: u32,
-    /// The datagram being made; kept so that nothing is allocated per packet.
-    scratch: Vec<u8>,
 }
+
+/// One datagram, as what stands one behind the other in it: our header, the headers of a
+/// super-packet (empty otherwise), and bytes of the packet. Whoever sends it puts them together at
+/// their last place, so that they are copied once.
+pub type Parts<'a> = [&'a [u8]; 3];
 
 /// Collects several small packets for one datagram.
 #[derive(Debug)]
@@ -34,8 +37,7 @@ impl Chunker {
 
     /// A chunker whose first cut packet has the given number.
     pub(super) const fn starting_at(next: u32) -> Self {
-        let scratch = Vec::new();
-        Self { next, scratch }
+        Self { next }
     }
 
     /// Hands the datagrams that carry `packet` to `emit`, in order; none is longer than
@@ -48,7 +50,7 @@ impl Chunker {
         vnet: &VnetHeader,
         packet: &[u8],
         max_datagram: usize,
-        emit: &mut dyn FnMut(&[u8]),
+        emit: &mut dyn FnMut(Parts<'_>),
     ) -> Result<(), ChunkError> {
         let info = PacketInfo::parse(packet)?;
         vnet.check(&info)?;
@@ -57,19 +59,14 @@ impl Chunker {
         if is_super {
             self.split_super(vnet, packet, &info, max_datagram, emit)
         } else if ONE_HEADER_LEN + packet.len() <= max_datagram {
-            self.one(vnet.needs_csum(), packet, emit);
+            let kind = DatagramKind::One {
+                needs_csum: vnet.needs_csum(),
+            };
+            emit([&[kind.first_byte()], &[], packet]);
             Ok(())
         } else {
             self.split_large(vnet.needs_csum(), packet, max_datagram, emit)
         }
-    }
-
-    fn one(&mut self, needs_csum: bool, packet: &[u8], emit: &mut dyn FnMut(&[u8])) {
-        self.scratch.clear();
-        let first = DatagramKind::One { needs_csum }.first_byte();
-        self.scratch.push(first);
-        self.scratch.extend_from_slice(packet);
-        emit(&self.scratch);
     }
 
     fn split_super(
@@ -78,7 +75,7 @@ impl Chunker {
         packet: &[u8],
         info: &PacketInfo,
         max_datagram: usize,
-        emit: &mut dyn FnMut(&[u8]),
+        emit: &mut dyn FnMut(Parts<'_>),
     ) -> Result<(), ChunkError> {
         let template_len = info.header_len();
         let header_len =
@@ -105,7 +102,7 @@ impl Chunker {
             gso_size: vnet.gso_size,
             template_len: header_len,
         };
-        self.chunks(header, template, payload, emit);
+        chunks(header, template, payload, emit);
         Ok(())
     }
 
@@ -114,7 +111,7 @@ impl Chunker {
         needs_csum: bool,
         packet: &[u8],
         max_datagram: usize,
-        emit: &mut dyn FnMut(&[u8]),
+        emit: &mut dyn FnMut(Parts<'_>),
     ) -> Result<(), ChunkError> {
         // Equal pieces: two halves instead of a long and a short one.
         let pieces = packet.len().div_ceil(room(max_datagram, 0)?);
@@ -127,25 +124,8 @@ impl Chunker {
             gso_size: 0,
             template_len: 0,
         };
-        self.chunks(header, &[], packet, emit);
+        chunks(header, &[], packet, emit);
         Ok(())
-    }
-
-    fn chunks(
-        &mut self,
-        mut header: ChunkHeader,
-        template: &[u8],
-        payload: &[u8],
-        emit: &mut dyn FnMut(&[u8]),
-    ) {
-        for chunk in payload.chunks(usize::from(header.chunk_len).max(1)) {
-            self.scratch.clear();
-            self.scratch.extend_from_slice(&header.encode());
-            self.scratch.extend_from_slice(template);
-            self.scratch.extend_from_slice(chunk);
-            emit(&self.scratch);
-            header.index = header.index.wrapping_add(1);
-        }
     }
 
     fn number(&mut self) -> u32 {
@@ -189,6 +169,18 @@ impl Batch {
     /// Forgets the packets, and keeps the memory.
     pub fn clear(&mut self) {
         self.datagram.truncate(1);
+    }
+}
+
+fn chunks(
+    mut header: ChunkHeader,
+    template: &[u8],
+    payload: &[u8],
+    emit: &mut dyn FnMut(Parts<'_>),
+) {
+    for chunk in payload.chunks(usize::from(header.chunk_len).max(1)) {
+        emit([&header.encode(), template, chunk]);
+        header.index = header.index.wrapping_add(1);
     }
 }
 

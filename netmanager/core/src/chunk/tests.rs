@@ -108,8 +108,8 @@ fn split_by(
 ) -> Vec<Vec<u8>> {
     let mut datagrams: Vec<Vec<u8>> = Vec::new();
     chunker
-        .split(vnet, packet, max_datagram, &mut |datagram| {
-            datagrams.push(datagram.to_vec())
+        .split(vnet, packet, max_datagram, &mut |parts| {
+            datagrams.push(parts.concat())
         })
         .unwrap();
     for datagram in &datagrams {
