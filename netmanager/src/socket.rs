@@ -20,6 +20,9 @@ const KERNEL_BUFFER_BYTES: usize = 7 << 20;
 pub const RECEIVE_BUFFERS: usize = 16;
 /// The most that one GRO batch holds.
 const RECEIVE_BUFFER_BYTES: usize = 65_535;
+/// Batches below this are copied out of their buffer: that is cheaper than to make it whole again,
+/// and whoever keeps a datagram keeps no more than eight times its batch.
+const COPY_BYTES: usize = 8 << 10;
 /// The most that one GSO call carries: what an IPv4 datagram can hold besides its headers.
 pub const MAX_BATCH_BYTES: usize = 65_507;
 
@@ -110,6 +113,7 @@ impl DataSocket {
     /// # Errors
     /// Fails with `WouldBlock` when nothing is there, and with what the kernel says otherwise.
     pub fn receive(&self, buffers: &mut ReceiveBuffers) -> io::Result<usize> {
+        buffers.refill();
         let mut slices = buffers
             .storage
             .each_mut()
@@ -182,10 +186,11 @@ impl AsFd for DataSocket {
     }
 }
 
-/// Buffers for [`DataSocket::receive`].
+/// Buffers for [`DataSocket::receive`]. Large batches are handed out where the kernel has put
+/// them, and their memory is used again when all of it has been dropped.
 #[derive(Debug)]
 pub struct ReceiveBuffers {
-    storage: [Box<[u8]>; RECEIVE_BUFFERS],
+    storage: [BytesMut; RECEIVE_BUFFERS],
     metas: [RecvMeta; RECEIVE_BUFFERS],
 }
 
@@ -194,7 +199,7 @@ impl ReceiveBuffers {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            storage: std::array::from_fn(|_| vec![0; RECEIVE_BUFFER_BYTES].into_boxed_slice()),
+            storage: std::array::from_fn(|_| BytesMut::zeroed(RECEIVE_BUFFER_BYTES)),
             metas: std::array::from_fn(|_| RecvMeta::default()),
         }
     }
@@ -202,14 +207,32 @@ impl ReceiveBuffers {
     /// The datagrams of the batch at `index`: their source and the bytes, cut apart.
     ///
     /// Empty datagrams are among them only when the batch is one empty datagram.
-    pub fn datagrams(&self, index: usize) -> Option<(SocketAddr, BytesMut, usize)> {
+    /// They are handed out once; a second call for the same batch finds other bytes or none.
+    pub fn take_datagrams(&mut self, index: usize) -> Option<(SocketAddr, BytesMut, usize)> {
         let meta = self.metas.get(index)?;
-        let bytes = self.storage.get(index)?.get(..meta.len)?;
-        Some((
-            canonical(meta.addr),
-            BytesMut::from(bytes),
-            meta.stride.max(1),
-        ))
+        let buffer = self.storage.get_mut(index)?;
+        let bytes = buffer.get(..meta.len)?;
+        let bytes = if meta.len < COPY_BYTES {
+            BytesMut::from(bytes)
+        } else {
+            buffer.split_to(meta.len)
+        };
+        Some((canonical(meta.addr), bytes, meta.stride.max(1)))
+    }
+
+    /// Makes buffers whole again of which a batch was handed out.
+    fn refill(&mut self) {
+        for buffer in &mut self.storage {
+            if buffer.len() == RECEIVE_BUFFER_BYTES {
+                continue;
+            }
+            buffer.clear();
+            if buffer.try_reclaim(RECEIVE_BUFFER_BYTES) {
+                buffer.resize(RECEIVE_BUFFER_BYTES, 0);
+            } else {
+                *buffer = BytesMut::zeroed(RECEIVE_BUFFER_BYTES);
+            }
+        }
     }
 }
 
@@ -263,7 +286,7 @@ mod tests {
             )];
             rustix::event::poll(&mut fds, None).unwrap();
             for i in 0..two.receive(&mut buffers).unwrap() {
-                let (from, mut bytes, stride) = buffers.datagrams(i).unwrap();
+                let (from, mut bytes, stride) = buffers.take_datagrams(i).unwrap();
                 assert_eq!(from, one.local_address().unwrap());
                 while !bytes.is_empty() {
                     got.push(bytes.split_to(stride.min(bytes.len())));
@@ -277,6 +300,40 @@ mod tests {
                 .all(|(i, d)| **d == [u8::try_from(i).unwrap(); 1200])
         );
         assert_eq!(*got[10], [10; 7]);
+    }
+
+    #[test]
+    fn datagrams_outlive_the_next_call_and_free_their_buffer_when_they_go() {
+        let one = DataSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let two = DataSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let to = two.local_address().unwrap();
+        let mut buffers = ReceiveBuffers::new();
+        let mut receive = |byte: u8, len: usize| {
+            assert_eq!(one.send(to, &vec![byte; len], len), Sent::Done);
+            let mut fds = [rustix::event::PollFd::new(
+                &two,
+                rustix::event::PollFlags::IN,
+            )];
+            rustix::event::poll(&mut fds, None).unwrap();
+            assert_eq!(two.receive(&mut buffers).unwrap(), 1);
+            buffers.take_datagrams(0).unwrap().1
+        };
+        let large = 4 * COPY_BYTES;
+        let kept = receive(1, large);
+        let memory = kept.as_ptr();
+        let second = receive(2, large);
+        assert_ne!(second.as_ptr(), memory, "the first one is still there");
+        assert_eq!(*kept, vec![1; large]);
+        assert_eq!(*second, vec![2; large]);
+
+        let memory = second.as_ptr();
+        drop(second);
+        let third = receive(3, large);
+        assert_eq!(third.as_ptr(), memory, "nobody needs the second one");
+        assert_eq!(*third, vec![3; large]);
+        let small = receive(4, 100);
+        assert_eq!(*small, [4; 100]);
+        assert!(small.capacity() < COPY_BYTES);
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Driver {
 
     fn handle_batches(&mut self, count: usize) {
         for index in 0..count {
-            let Some((from, mut batch, stride)) = self.receive_buffers.datagrams(index) else {
+            let Some((from, mut batch, stride)) = self.receive_buffers.take_datagrams(index) else {
                 continue;
             };
             self.io.traffic.socket_in_bytes += batch.len() as u64;
