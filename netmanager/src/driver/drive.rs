@@ -59,8 +59,7 @@ impl Driver {
     }
 
     fn drive(&mut self, slot: Slot) {
-        self.drain_events(slot);
-        self.receive_datagrams(slot);
+        self.take_in(slot);
         self.drive_paths(slot);
         loop {
             self.flush_queue(slot);
@@ -76,6 +75,19 @@ impl Driver {
         if drained {
             self.sessions.remove(slot);
         }
+    }
+
+    /// Takes in what has come on the touched sessions, and sends nothing yet: what it leads to goes
+    /// out together, acknowledgements of the tunnel beside those of the flows inside.
+    pub(super) fn take_in_touched(&mut self) {
+        for slot in self.touched.iter().copied().collect::<Vec<_>>() {
+            self.take_in(slot);
+        }
+    }
+
+    fn take_in(&mut self, slot: Slot) {
+        self.drain_events(slot);
+        self.receive_datagrams(slot);
     }
 
     fn drain_events(&mut self, slot: Slot) {

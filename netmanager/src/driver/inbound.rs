@@ -29,7 +29,8 @@ impl Driver {
                     break;
                 }
             }
-            self.drive_touched();
+            // Before the next call, so that its buffers are free again.
+            self.take_in_touched();
         }
     }
 
