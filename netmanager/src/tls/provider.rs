@@ -47,3 +47,24 @@ pub(crate) fn has_aes() -> bool {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::CipherSuite;
+
+    use super::*;
+
+    #[test]
+    fn aes_comes_first_where_the_cpu_has_it() {
+        let provider = provider();
+        let suites = provider.cipher_suites.iter().map(|suite| suite.suite());
+        let mut expected = [
+            CipherSuite::TLS13_AES_128_GCM_SHA256,
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+        ];
+        if !has_aes() {
+            expected.reverse();
+        }
+        assert!(suites.eq(expected));
+    }
+}
