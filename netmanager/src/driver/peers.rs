@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use netmanager_core::dataplane::{PeerState, Reachability};
 use netmanager_core::peer::paths::Path;
 use netmanager_core::peer::{Action, CONNECT_TIMEOUT, Loss, Peer, Reach};
@@ -14,6 +15,7 @@ use weald_proto::id::{Identity, NodeId};
 
 use super::Driver;
 use super::drive::CloseCode;
+use super::pool::BufferPool;
 use super::session::{MAX_FANOUT, With};
 use crate::quic::{self, Slot};
 use crate::socket::is_dialable;
@@ -54,7 +56,7 @@ pub(super) struct PeerEntry {
 #[derive(Debug)]
 pub(super) struct Parked {
     pub(super) vnet: VnetHeader,
-    pub(super) packet: Vec<u8>,
+    pub(super) packet: BytesMut,
     since: Instant,
 }
 
@@ -66,16 +68,25 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    fn push(&mut self, vnet: VnetHeader, packet: &[u8], now: Instant) -> bool {
+    fn push(
+        &mut self,
+        pool: &mut BufferPool,
+        vnet: VnetHeader,
+        packet: &[u8],
+        now: Instant,
+    ) -> bool {
         let fits = self.packets.len() < MAX_QUEUED_PACKETS
             && self.bytes + packet.len() <= MAX_QUEUED_BYTES;
         if fits {
             self.bytes += packet.len();
+            let mut buffer = pool.take(packet.len());
+            buffer.extend_from_slice(packet);
             self.packets.push_back(Parked {
                 vnet,
-                packet: packet.to_vec(),
+                packet: buffer.split(),
                 since: now,
             });
+            pool.put(buffer);
         }
         fits
     }
@@ -162,7 +173,7 @@ impl Driver {
                 Err(reason) => self.counters.count(reason),
             }
             self.touched.insert(slot);
-        } else if !entry.queue.push(*vnet, packet, self.now) {
+        } else if !entry.queue.push(&mut self.pool, *vnet, packet, self.now) {
             self.counters.count(DropReason::PeerQueueFull);
         }
         self.want(peer);

@@ -1,16 +1,16 @@
-//! Memory for datagrams on their way out, used again when they are gone.
+//! Memory for packets and datagrams on their way out, used again when they are gone.
 //!
 //! Fresh memory for each packet costs more than its encryption in page faults: the allocator gives
 //! 64 KiB back to the kernel as soon as they are free. It knows nothing of what the bytes are.
 
 use bytes::BytesMut;
 
-/// Buffers that are kept: what fills QUIC's queue, in buffers of a super-packet each.
-const MAX_BUFFERS: usize = 16;
+/// Buffers that are kept: what fills QUIC's queue and that of one peer, a super-packet in each.
+const MAX_BUFFERS: usize = 48;
 /// The least that is allocated: a super-packet and the headers of its chunks.
 const BUFFER_BYTES: usize = 80 << 10;
 
-/// Buffers whose datagrams have been handed out, and may have gone by now.
+/// Buffers whose bytes have been handed out, and may have gone by now.
 #[derive(Debug, Default)]
 pub(super) struct BufferPool {
     buffers: Vec<BytesMut>,
