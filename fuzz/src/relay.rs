@@ -7,7 +7,8 @@ use netmanager_core::relay::{Registration, Relay, RelayCounters};
 use netmanager_core::seal::{SealKey, Sealer};
 use weald_proto::frame::RelayHeader;
 use weald_proto::id::{Label, NodeId, Organisation};
-use weald_proto::relay::{Deframer, LENGTH_LEN, NodeMessage, RelayMessage};
+use weald_proto::relay::{MAX_MESSAGE_LEN, NodeMessage, RelayMessage};
+use weald_proto::stream::{Deframer, LENGTH_LEN};
 
 /// Nodes of the driven relay; those with odd numbers are of another organisation.
 const NODES: u8 = 6;
@@ -20,7 +21,7 @@ const MAX_STEPS: usize = 512;
 /// # Panics
 /// If it is not.
 pub fn relay_messages(bytes: &[u8]) {
-    let mut deframer = Deframer::default();
+    let mut deframer = Deframer::new(MAX_MESSAGE_LEN);
     deframer.feed(bytes);
     while let Ok(Some(message)) = deframer.next_message() {
         if let Ok(read) = NodeMessage::decode(message) {

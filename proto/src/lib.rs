@@ -16,6 +16,8 @@
 //! | root, cluster, worker | what is wanted, what is | each other | [`control`] |
 //! | netmanager | what it is interested in | its cluster | [`session`] |
 //! | root, cluster | who may claim what | everybody | [`statement`] |
+//!
+//! Messages on a stream are told apart by [`stream`].
 
 pub mod id;
 
@@ -30,6 +32,8 @@ pub mod table;
 pub mod chunk;
 
 pub mod frame;
+
+pub mod stream;
 
 pub mod relay;
 

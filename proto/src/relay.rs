@@ -24,6 +24,7 @@ use std::time::Duration;
 use prost::Message;
 
 use crate::id::{IdError, NodeId};
+use crate::stream::{self, TooLong};
 use crate::token::MAX_TOKEN_LEN;
 
 /// The version that a node says in [`Hello`], and the only one that a relay accepts.
@@ -32,8 +33,6 @@ pub const VERSION: u32 = 1;
 pub const ALPN: &[u8] = b"weald-relay/1";
 /// Bytes of the longest message: a token of a few hundred bytes and two labels fit many times.
 pub const MAX_MESSAGE_LEN: usize = 4096;
-/// Bytes of the length before every message.
-pub const LENGTH_LEN: usize = 2;
 /// Bytes of the longest text of a refusal; longer ones are cut when encoded.
 pub const MAX_TEXT_LEN: usize = 512;
 /// The TLS exporter label of the keys of relay data frames.
@@ -167,8 +166,8 @@ pub enum HelloRefusal {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// The length before the message is above [`MAX_MESSAGE_LEN`].
-    #[error("a message of {0} bytes; at most {MAX_MESSAGE_LEN} are allowed")]
-    TooLong(usize),
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     /// The bytes are no protobuf of the expected type.
     #[error("not a protobuf message of the relay protocol")]
     Encoding,
@@ -389,52 +388,12 @@ fn nonzero(value: u32, field: &'static str) -> Result<u32, MessageError> {
 
 /// A message behind its length. Ours are far below the limit: ids, texts and tokens are bounded.
 fn framed(message: &impl Message) -> Vec<u8> {
-    let len = message.encoded_len();
-    debug_assert!(len <= MAX_MESSAGE_LEN, "a message of {len} bytes");
-    let mut out = Vec::with_capacity(LENGTH_LEN + len);
-    out.extend_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
-    out.extend_from_slice(&message.encode_to_vec());
-    out
-}
-
-/// Cuts a stream of bytes into messages.
-///
-/// Feed what the stream yields, then take messages until there is none; what stays behind is less
-/// than one message.
-#[derive(Debug, Default)]
-pub struct Deframer {
-    buffer: Vec<u8>,
-    /// How much of `buffer` has been handed out.
-    taken: usize,
-}
-
-impl Deframer {
-    /// Adds bytes of the stream.
-    pub fn feed(&mut self, bytes: &[u8]) {
-        self.buffer.drain(..self.taken);
-        self.taken = 0;
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// The next whole message, without its length.
-    ///
-    /// # Errors
-    /// The length is above [`MAX_MESSAGE_LEN`]; the stream cannot be read any further.
-    pub fn next_message(&mut self) -> Result<Option<&[u8]>, MessageError> {
-        let rest = self.buffer.get(self.taken..).unwrap_or_default();
-        let Some((length, rest)) = rest.split_first_chunk::<LENGTH_LEN>() else {
-            return Ok(None);
-        };
-        let length = usize::from(u16::from_be_bytes(*length));
-        if length > MAX_MESSAGE_LEN {
-            return Err(MessageError::TooLong(length));
-        }
-        let Some(message) = rest.get(..length) else {
-            return Ok(None);
-        };
-        self.taken += LENGTH_LEN + length;
-        Ok(Some(message))
-    }
+    debug_assert!(
+        message.encoded_len() <= MAX_MESSAGE_LEN,
+        "a message of {} bytes",
+        message.encoded_len()
+    );
+    stream::framed(&message.encode_to_vec())
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@ use netmanager_core::seal::SealKey;
 use quinn_proto::{Connection, Dir, Event, StreamEvent, StreamId, VarInt};
 use tracing::debug;
 use weald_proto::relay::{
-    Deframer, EXPORTER_DOWN, EXPORTER_UP, Hello, HelloRefusal, Limits, NodeMessage, Opened,
+    EXPORTER_DOWN, EXPORTER_UP, Hello, HelloRefusal, Limits, MAX_MESSAGE_LEN, NodeMessage, Opened,
     Refused, RelayMessage, VERSION, Welcome,
 };
+use weald_proto::stream::Deframer;
 
 use crate::tls::{self, Credentials};
 
@@ -67,7 +68,7 @@ impl Session {
             link: None,
             deadline: Some(now + HELLO_TIME),
             stream: None,
-            inbox: Deframer::default(),
+            inbox: Deframer::new(MAX_MESSAGE_LEN),
             outbox: Vec::new(),
             last_words: None,
         }

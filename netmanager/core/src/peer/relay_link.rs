@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use weald_proto::id::NodeId;
 use weald_proto::relay::{
-    Deframer, Hello, MessageError, NodeMessage, Open, Opened, RelayMessage, VERSION,
+    Hello, MAX_MESSAGE_LEN, MessageError, NodeMessage, Open, Opened, RelayMessage, VERSION,
 };
+use weald_proto::stream::Deframer;
 
 use crate::table::PeerId;
 
@@ -81,7 +82,7 @@ impl RelayLink {
         });
         Self {
             registered: false,
-            deframer: Deframer::default(),
+            deframer: Deframer::new(MAX_MESSAGE_LEN),
             outgoing: VecDeque::from([hello.encode()]),
             events: VecDeque::new(),
             peers: BTreeMap::new(),

@@ -15,9 +15,10 @@ use quinn_proto::{
 use weald_proto::frame::{FrameKind, RELAY_HEADER_LEN, RelayHeader};
 use weald_proto::id::{Identity, NodeId};
 use weald_proto::relay::{
-    ALPN, Deframer, EXPORTER_DOWN, EXPORTER_UP, Hello, NodeMessage, Open, Opened, RelayMessage,
-    VERSION,
+    ALPN, EXPORTER_DOWN, EXPORTER_UP, Hello, MAX_MESSAGE_LEN, NodeMessage, Open, Opened,
+    RelayMessage, VERSION,
 };
+use weald_proto::stream::Deframer;
 
 use crate::tls::{self, Credentials, SERVER_NAME};
 
@@ -60,7 +61,7 @@ impl Client {
             handle,
             connection,
             stream: None,
-            inbox: Deframer::default(),
+            inbox: Deframer::new(MAX_MESSAGE_LEN),
             messages: VecDeque::new(),
             frames: VecDeque::new(),
             keys: None,
