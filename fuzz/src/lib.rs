@@ -6,6 +6,7 @@
 //! needs no more than a wrapper around one of these functions.
 
 mod chunks;
+mod control;
 mod dataplane;
 mod dns;
 mod frames;
@@ -14,6 +15,7 @@ mod relay;
 mod token;
 
 pub use chunks::chunks;
+pub use control::control;
 pub use dataplane::dataplane;
 pub use dns::{dns_query, dns_reply};
 pub use frames::frames;
@@ -33,6 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("relay", relay),
     ("relay_messages", relay_messages),
     ("token", token),
+    ("control", control),
     ("dns_query", dns_query),
     ("dns_reply", dns_reply),
 ];

@@ -2,8 +2,8 @@
 //!
 //! Every message may be lost, doubled or late, so each says what is wanted or what is, never a
 //! difference: an instance is named with its generation, and a higher generation wins. What is done
-//! about them is orchestrator-core's; they have no layout as bytes yet. What a netmanager and its
-//! cluster say to each other is [`crate::session`]'s.
+//! about them is orchestrator-core's; their layout as bytes is [`crate::codec`]'s. What a netmanager
+//! and its cluster say to each other is [`crate::session`]'s.
 
 use serde::{Deserialize, Serialize};
 

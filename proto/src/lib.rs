@@ -17,7 +17,7 @@
 //! | netmanager | what it is interested in | its cluster | [`session`] |
 //! | root, cluster | who may claim what | everybody | [`statement`] |
 //!
-//! Messages on a stream are told apart by [`stream`].
+//! The last three are laid out as bytes by [`codec`]; messages are told apart by [`stream`].
 
 pub mod id;
 
@@ -48,3 +48,5 @@ pub mod control;
 pub mod session;
 
 pub mod statement;
+
+pub mod codec;

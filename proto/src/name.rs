@@ -4,10 +4,11 @@
 //! what is answered, is netmanager-core's `dns`.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::Label;
+use crate::id::{Label, LabelError, MAX_LABEL_LEN};
 
 /// An application: its name and its namespace. Written `name.namespace`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -53,6 +54,79 @@ pub struct InstanceId {
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.service, self.number)
+    }
+}
+
+/// Why a text is not a name of an application, a service or an instance.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// It has not the parts that it needs.
+    #[error("{text:?} is not of the form {form}")]
+    Form {
+        /// The text.
+        text: String,
+        /// The parts that it needs.
+        form: &'static str,
+    },
+    /// One of its parts is not a label.
+    #[error(transparent)]
+    Label(#[from] LabelError),
+}
+
+impl NameError {
+    fn form(text: &str, form: &'static str) -> Self {
+        let text = text.chars().take(5 * MAX_LABEL_LEN).collect();
+        Self::Form { text, form }
+    }
+}
+
+impl FromStr for ApplicationName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let split = text.split_once('.');
+        let (name, namespace) = split.ok_or_else(|| NameError::form(text, "appname.appns"))?;
+        Ok(Self {
+            name: Label::new(name)?,
+            namespace: Label::new(namespace)?,
+        })
+    }
+}
+
+impl FromStr for ServiceName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let parts: Vec<&str> = text.split('.').collect();
+        let [app, app_namespace, name, namespace] = parts.as_slice() else {
+            let form = "appname.appns.servicename.servicens";
+            return Err(NameError::form(text, form));
+        };
+        Ok(Self {
+            application: ApplicationName {
+                name: Label::new(app)?,
+                namespace: Label::new(app_namespace)?,
+            },
+            name: Label::new(name)?,
+            namespace: Label::new(namespace)?,
+        })
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let form = || NameError::form(text, "appname.appns.servicename.servicens.number");
+        let (service, number) = text.rsplit_once('.').ok_or_else(form)?;
+        // One text per number: no sign, no leading zeros.
+        let digits = number.bytes().all(|b| b.is_ascii_digit());
+        let canonical = digits && (number == "0" || !number.starts_with('0'));
+        let number = canonical.then(|| number.parse().ok()).flatten();
+        Ok(Self {
+            number: number.ok_or_else(form)?,
+            service: service.parse()?,
+        })
     }
 }
 
@@ -122,7 +196,7 @@ impl Zone {
     ///
     /// # Errors
     /// Says which label is wrong.
-    pub fn new(text: &str) -> Result<Self, crate::id::LabelError> {
+    pub fn new(text: &str) -> Result<Self, LabelError> {
         text.split('.')
             .map(Label::new)
             .collect::<Result<_, _>>()
@@ -172,6 +246,32 @@ mod tests {
         for text in ["web", "a1", "rr1", "prod", "anybody"] {
             assert!(!is_reserved(&Label::new(text).unwrap(), &zones), "{text}");
         }
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_printed() {
+        let text = "shop.prod.web.prod.17";
+        let id: InstanceId = text.parse().unwrap();
+        assert_eq!(id.to_string(), text);
+        assert_eq!(id.service.to_string().parse(), Ok(id.service.clone()));
+        let application = &id.service.application;
+        assert_eq!(application.to_string().parse(), Ok(application.clone()));
+        for bad in [
+            "",
+            "a",
+            "a.b.c.d",
+            "a.b.c.d.",
+            "a.b.c.d.x",
+            "a.b.c.d.01",
+            "a.b.c.d.+1",
+            "a.b.c.d.e.1",
+            "a.b.c.-.1",
+            "a.b.c.d.4294967296",
+        ] {
+            assert!(bad.parse::<InstanceId>().is_err(), "{bad:?}");
+        }
+        assert!("a.b.c".parse::<ApplicationName>().is_err());
+        assert!("a.b.c".parse::<ServiceName>().is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a netmanager and its cluster say to each other, on the node's data socket.
 //!
 //! The netmanager dials. It names the applications that it is interested in and gets their rows,
-//! signed one by one, then every change of them. The messages have no layout as bytes yet.
+//! signed one by one, then every change of them. Their layout as bytes is [`crate::codec`]'s.
 
 use std::net::SocketAddr;
 

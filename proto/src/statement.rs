@@ -3,8 +3,7 @@
 //! A statement travels as the bytes that were signed, so that what is verified is exactly what was
 //! signed, and can be passed on by anybody. Root's statements are verified with the root's key; a
 //! cluster's with the key that root's [`Grant`] names for it, and only within what the grant
-//! allows. Here are the values; nothing lays them out as
-//! bytes, signs or judges them yet.
+//! allows. Here are the values; their layout as bytes is [`crate::codec`]'s.
 
 use std::net::SocketAddr;
 
