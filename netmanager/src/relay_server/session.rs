@@ -174,7 +174,7 @@ impl Session {
             let message = match self.inbox.next_message() {
                 Ok(None) => return,
                 Ok(Some(message)) => NodeMessage::decode(message),
-                Err(error) => Err(error),
+                Err(error) => Err(error.into()),
             };
             match (message, self.link) {
                 (Err(error), _) => self.refuse(HelloRefusal::Protocol, error.to_string(), host),
