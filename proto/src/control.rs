@@ -167,6 +167,39 @@ pub struct Aggregate {
     pub addons: Vec<String>,
 }
 
+/// How somebody stands who says every second that it is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// Heard of lately.
+    Alive,
+    /// Silent for some seconds: nothing new is placed there.
+    Suspect,
+    /// Silent for longer: what it had counts as lost.
+    Dead,
+    /// Out of the tables.
+    Gone,
+}
+
+/// A node as its cluster knows it, for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeReport {
+    /// Which node.
+    pub node: NodeId,
+    /// How it stands.
+    pub standing: Standing,
+    /// What it has.
+    pub capacity: NodeCapacity,
+    /// What of that is reserved.
+    pub reserved: Resources,
+    /// Its own addresses in the overlay; empty while it has none.
+    pub node_ip: Dual,
+    /// Per cent of all processors in use.
+    pub cpu_percent: f32,
+    /// MiB of memory in use.
+    pub memory_mib: u32,
+}
+
 /// What a cluster says to root.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClusterToRoot {
@@ -216,6 +249,15 @@ pub enum ClusterToRoot {
     Rows(Vec<Signed>),
     /// All applications whose rows the cluster wants.
     Interests(Vec<ApplicationName>),
+    /// All nodes of the cluster, when one has come to stand differently and every few seconds.
+    Nodes(Vec<NodeReport>),
+    /// Answers [`RootToCluster::ReadLogs`].
+    Logs {
+        /// The number in the request.
+        request: u64,
+        /// The last lines, oldest first; or why there are none.
+        lines: Result<Vec<String>, String>,
+    },
 }
 
 /// What root says to a cluster.
@@ -248,10 +290,25 @@ pub enum RootToCluster {
         /// Every life up to this one ends.
         generation: Generation,
     },
-    /// Rows of applications that the cluster is interested in, and of relays.
-    Rows(Vec<Signed>),
+    /// Rows of applications that the cluster is interested in, of the nodes that host them, and of
+    /// relays.
+    Rows {
+        /// The applications that these rows are all of; rows of them that are not here are gone.
+        complete: Vec<ApplicationName>,
+        /// The rows.
+        rows: Vec<Signed>,
+    },
     /// An application whose rows were asked for does not exist.
     Unknown(ApplicationName),
+    /// Asks for the end of an instance's log.
+    ReadLogs {
+        /// Repeated in the answer.
+        request: u64,
+        /// Which instance.
+        instance: InstanceId,
+        /// At most so many lines.
+        lines: u32,
+    },
     /// A report has been persisted.
     Acknowledged {
         /// The report's sequence.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::Now;
 
+pub use weald_proto::control::Standing;
+
 /// Silence after which a member is suspect: nothing new is placed there.
 pub const SUSPECT: Duration = Duration::from_secs(2);
 /// Silence after which a member is dead: what it had is placed elsewhere.
@@ -18,28 +20,13 @@ pub const GONE: Duration = Duration::from_secs(6);
 /// a paused machine has heard nothing, which says nothing about the others.
 pub const OURSELVES: Duration = Duration::from_secs(1);
 
-/// How a member stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Standing {
-    /// Heard of lately.
-    Alive,
-    /// Silent for [`SUSPECT`].
-    Suspect,
-    /// Silent for [`DEAD`].
-    Dead,
-    /// Silent for [`GONE`].
-    Gone,
-}
-
-impl Standing {
-    /// The next standing of a silent member, when it comes, and the timer's name.
-    const fn worse(self) -> Option<(Self, Duration, &'static str)> {
-        match self {
-            Self::Alive => Some((Self::Suspect, SUSPECT, "member suspect")),
-            Self::Suspect => Some((Self::Dead, DEAD, "member dead")),
-            Self::Dead => Some((Self::Gone, GONE, "member out of tables")),
-            Self::Gone => None,
-        }
+/// The next standing of a silent member, when it comes, and the timer's name.
+const fn worse(standing: Standing) -> Option<(Standing, Duration, &'static str)> {
+    match standing {
+        Standing::Alive => Some((Standing::Suspect, SUSPECT, "member suspect")),
+        Standing::Suspect => Some((Standing::Dead, DEAD, "member dead")),
+        Standing::Dead => Some((Standing::Gone, GONE, "member out of tables")),
+        Standing::Gone => None,
     }
 }
 
@@ -133,7 +120,7 @@ impl<M: Ord + Clone> Membership<M> {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Duration, &'static str)> {
         let due = |it: &State| {
-            let (_, after, name) = it.standing.worse()?;
+            let (_, after, name) = worse(it.standing)?;
             Some((it.heard + after, name))
         };
         self.members.values().filter_map(due).min()
@@ -151,7 +138,7 @@ impl<M: Ord + Clone> Membership<M> {
         }
         let mut changes = Vec::new();
         for (member, state) in &mut self.members {
-            while let Some((to, after, _)) = state.standing.worse() {
+            while let Some((to, after, _)) = worse(state.standing) {
                 if now.elapsed < state.heard + after {
                     break;
                 }

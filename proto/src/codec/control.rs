@@ -3,8 +3,8 @@
 use super::parts::{Fault, Wire, fields, list, put, take, variants, words};
 use super::{MAX_LIST_LEN, wire};
 use crate::control::{
-    Aggregate, ClusterToRoot, ClusterToWorker, InstanceReport, NodeCapacity, Phase, Reason,
-    Refusal, RootToCluster, WorkerToCluster,
+    Aggregate, ClusterToRoot, ClusterToWorker, InstanceReport, NodeCapacity, NodeReport, Phase,
+    Reason, Refusal, RootToCluster, Standing, WorkerToCluster,
 };
 
 variants!(ClusterToRoot as FromCluster.message(from_cluster::Message):
@@ -14,8 +14,9 @@ variants!(ClusterToRoot as FromCluster.message(from_cluster::Message):
         Report as Report { sequence: value, complete: value, instances: long }
         Refused as Refused { instance: value, generation: value, refusals: long }
         NeedAddresses as NeedAddresses { grant: value }
+        Logs as Logs { request: value, lines: message }
     }
-    { Rows: rows, Interests: interests }
+    { Rows: rows, Interests: interests, Nodes: nodes }
 );
 
 variants!(RootToCluster as ToCluster.message(to_cluster::Message):
@@ -23,9 +24,11 @@ variants!(RootToCluster as ToCluster.message(to_cluster::Message):
         Welcome as Welcome { version: value }
         Offer as Offer { instance: value, generation: value, spec: message, within_ms: value }
         Withdraw as Withdraw { instance: value, generation: value }
+        Rows as Rows { complete: long, rows: long }
+        ReadLogs as ReadLogs { request: value, instance: value, lines: value }
         Acknowledged as Acknowledged { sequence: value }
     }
-    { Grant: grant, Revocations: revocations, Rows: rows, Unknown: unknown }
+    { Grant: grant, Revocations: revocations, Unknown: unknown }
 );
 
 variants!(WorkerToCluster as FromWorker.message(from_worker::Message):
@@ -89,6 +92,18 @@ variants!(Reason as Reason.reason(reason::Reason):
     }
     {}
 );
+
+fields!(NodeReport as NodeReport {
+    node: value,
+    standing: value,
+    capacity: message,
+    reserved: message,
+    node_ip: message,
+    cpu_percent: value,
+    memory_mib: value,
+});
+
+words!(Standing as Standing { Alive, Suspect, Dead, Gone });
 
 fields!(NodeCapacity as NodeCapacity {
     total: message,

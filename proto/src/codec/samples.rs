@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::addr::{Dual, Pools};
 use crate::control::{
-    Aggregate, ClusterToRoot, ClusterToWorker, InstanceReport, NodeCapacity, Phase, Reason,
-    Refusal, RootToCluster, VERSION, WorkerToCluster,
+    Aggregate, ClusterToRoot, ClusterToWorker, InstanceReport, NodeCapacity, NodeReport, Phase,
+    Reason, Refusal, RootToCluster, Standing, VERSION, WorkerToCluster,
 };
 use crate::id::{Label, NodeId, Organisation, RelayId};
 use crate::name::{ApplicationName, InstanceId, Zone};
@@ -191,6 +191,34 @@ fn refusals() -> Vec<Refusal> {
     reasons.map(|reason| Refusal { by: by(), reason }).collect()
 }
 
+fn capacity() -> NodeCapacity {
+    NodeCapacity {
+        total: resources(),
+        runtimes: vec![Runtime::Process],
+        addons: vec!["gpu".to_owned()],
+        place: Some(place()),
+    }
+}
+
+fn nodes() -> Vec<NodeReport> {
+    let standings = [
+        Standing::Alive,
+        Standing::Suspect,
+        Standing::Dead,
+        Standing::Gone,
+    ];
+    let report = |standing| NodeReport {
+        node: node(),
+        standing,
+        capacity: capacity(),
+        reserved: resources(),
+        node_ip: both(),
+        cpu_percent: 2.5,
+        memory_mib: 300,
+    };
+    standings.into_iter().map(report).collect()
+}
+
 fn aggregate() -> Aggregate {
     Aggregate {
         nodes: 2,
@@ -247,6 +275,11 @@ pub(super) fn cluster_to_root() -> Vec<ClusterToRoot> {
         ClusterToRoot::NeedAddresses { grant: 3 },
         ClusterToRoot::Rows(vec![signed(), by_root()]),
         ClusterToRoot::Interests(vec![application()]),
+        ClusterToRoot::Nodes(nodes()),
+        ClusterToRoot::Logs {
+            request: 5,
+            lines: Ok(vec!["one".to_owned()]),
+        },
     ]
 }
 
@@ -265,7 +298,15 @@ pub(super) fn root_to_cluster() -> Vec<RootToCluster> {
             instance: instance(),
             generation: 8,
         },
-        RootToCluster::Rows(vec![signed()]),
+        RootToCluster::Rows {
+            complete: vec![application()],
+            rows: vec![signed()],
+        },
+        RootToCluster::ReadLogs {
+            request: 5,
+            instance: instance(),
+            lines: 100,
+        },
         RootToCluster::Unknown(application()),
         RootToCluster::Acknowledged { sequence: 1 },
     ]
@@ -275,12 +316,7 @@ pub(super) fn worker_to_cluster() -> Vec<WorkerToCluster> {
     let mut messages = vec![
         WorkerToCluster::Hello {
             version: VERSION,
-            capacity: NodeCapacity {
-                total: resources(),
-                runtimes: vec![Runtime::Process],
-                addons: vec!["gpu".to_owned()],
-                place: Some(place()),
-            },
+            capacity: capacity(),
         },
         WorkerToCluster::Heartbeat {
             sequence: 9,

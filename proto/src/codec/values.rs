@@ -9,6 +9,7 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use super::parts::{Fault, Wire, fields, put, take, words};
 use super::{MAX_TEXT_LEN, wire};
 use crate::addr::{Dual, Pools};
+use crate::control::NodeReport;
 use crate::id::{Label, NodeId, Organisation, RelayId};
 use crate::name::{ApplicationName, InstanceId, ServiceName, Zone};
 use crate::spec::{Place, Resources, Runtime};
@@ -343,7 +344,8 @@ macro_rules! lists {
 lists!(
     Signed as SignedList,
     ApplicationName as Applications,
-    SocketAddr as Addresses
+    SocketAddr as Addresses,
+    NodeReport as NodeReports
 );
 
 fields!(Dual as Dual { v4: option, v6: option });
