@@ -24,11 +24,11 @@ use netmanager_core::verdict::Counters;
 use quinn_proto::Endpoint;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use weald_proto::id::NodeId;
+use weald_trust::tls::{self, Credentials};
 
 use crate::api::inspect::{Inspect, Inspector, Unavailable};
 use crate::quic::{self, CurrentSlot, Slot, VirtualAddresses};
 use crate::socket::{DataSocket, ReceiveBuffers};
-use crate::tls::{self, Credentials};
 use crate::tun::Tun;
 
 mod dial;

@@ -1,14 +1,11 @@
 //! Weald's data-plane daemon as a library: what the `netmanager` and `weald` binaries run.
 //!
-//! The shell around netmanager-core: devices, namespaces, sockets, QUIC, certificates, the local
-//! API. Policy is in the core; here is I/O. The packet path runs on a plain thread; tokio carries
-//! names, the API and everything else that is not a packet.
+//! The shell around netmanager-core: devices, namespaces, sockets, QUIC, the local API. Policy is
+//! in the core; who is trusted, `weald_trust`'s; here is I/O. The packet path runs on a plain thread;
+//! tokio carries names, the API and everything else that is not a packet.
 
 pub mod config;
-pub mod pki;
 pub mod state;
-pub mod tls;
-pub mod token;
 
 pub mod env;
 pub mod tun;

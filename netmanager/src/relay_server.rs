@@ -26,8 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, ensure};
 use rustix::event::{EventfdFlags, eventfd};
 use weald_proto::id::Identity;
-
-use crate::tls::Credentials;
+use weald_trust::tls::Credentials;
 
 mod config;
 mod report;

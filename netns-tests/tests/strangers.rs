@@ -1,5 +1,5 @@
 //! Peers that a running daemon must refuse, whether they dial it or it dials them: it says why, and
-//! nothing else of it changes. How each fault is found is tested beside netmanager's `tls`.
+//! nothing else of it changes. How each fault is found is tested beside weald-trust's `tls`.
 
 #[path = "strangers/papers.rs"]
 mod papers;
@@ -13,13 +13,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use etherparse::PacketBuilder;
-use netmanager::tls::PEER_ALPN;
 use netns_tests::fleet::DATA_PORT;
 use netns_tests::pair::{self, ON_ALPHA, ON_BETA, TABLE};
 use netns_tests::{EchoServer, Fleet, Lab, wait};
 use serde_json::{Value, json};
 use weald_proto::chunk::DatagramKind;
 use weald_proto::id::{Identity, Label, NodeId, RelayId};
+use weald_trust::tls::PEER_ALPN;
 
 use self::papers::{Fault, Papers};
 

@@ -1,7 +1,7 @@
 //! The token that admits a node to relays, as bytes.
 //!
 //! A cluster signs who may use its relays' bandwidth, for which organisation and until when; a
-//! relay verifies it offline. Here is the layout only: signing and judging is netmanager's
+//! relay verifies it offline. Here is the layout only: signing and judging is weald-trust's
 //! `token`. The signed claims travel as opaque bytes, so that what is verified is exactly what
 //! was signed; only then does [`CheckedClaims::read`] make something of them.
 

@@ -33,14 +33,16 @@ const NOT_IN_A_CORE: [&str; 9] = [
 ];
 
 /// Which packages of ours each package of ours may depend on, tests included.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("weald-proto", &[]),
     ("netmanager-core", &["weald-proto"]),
+    ("weald-trust", &["weald-proto"]),
     (
         "netmanager",
         &[
             "weald-proto",
             "netmanager-core",
+            "weald-trust",
             "weald-fuzz",
             "netns-tests",
         ],
@@ -51,14 +53,19 @@ const ARROWS: [(&str, &[&str]); 9] = [
         &[
             "weald-proto",
             "orchestrator-core",
-            "netmanager",
+            "weald-trust",
             "netns-tests",
         ],
     ),
     ("weald-fuzz", &["weald-proto", "netmanager-core"]),
     (
         "netns-tests",
-        &["weald-proto", "netmanager-core", "netmanager"],
+        &[
+            "weald-proto",
+            "netmanager-core",
+            "netmanager",
+            "weald-trust",
+        ],
     ),
     (
         "bench",

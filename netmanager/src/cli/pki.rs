@@ -1,6 +1,6 @@
 //! `netmanager pki`: makes roots, clusters and credentials without a control plane.
 //!
-//! Reads the command line and prints; the work is `crate::pki::store`'s.
+//! Reads the command line and prints; the work is `weald_trust::pki::store`'s.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -8,9 +8,8 @@ use std::time::{Duration, SystemTime};
 use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
 use weald_proto::id::{Identity, Label, NodeId, Organisation, RelayId};
-
-use crate::pki::store::{CA_KEY_FILE, CLUSTERS, Receipt, Renewal, Request, Store};
-use crate::tls::{CA_FILE, day};
+use weald_trust::pki::store::{CA_KEY_FILE, CLUSTERS, Receipt, Renewal, Request, Store};
+use weald_trust::tls::{CA_FILE, day};
 
 /// Days that a relay token may live at most: as long as the certificate that it goes with.
 const MAX_TOKEN_DAYS: u64 = 30;
@@ -287,6 +286,6 @@ mod tests {
             &out,
         ])
         .unwrap();
-        crate::tls::Credentials::load(&directory.path().join("a1")).unwrap();
+        weald_trust::tls::Credentials::load(&directory.path().join("a1")).unwrap();
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use weald_proto::id::{Identity, Label, NodeId};
 use weald_proto::table::Table;
+use weald_trust::tls::Credentials;
 
 use crate::config::{NetConfig, load_table};
 use crate::env::EnvConfig;
 use crate::env::config::DEFAULT_PREFIX;
 use crate::state;
-use crate::tls::Credentials;
 
 /// A node that knows who it is.
 #[derive(Debug, Clone)]

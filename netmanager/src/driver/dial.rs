@@ -2,11 +2,11 @@
 
 use anyhow::Context as _;
 use quinn_proto::ClientConfig;
+use weald_trust::tls::SERVER_NAME;
 
 use super::Driver;
 use super::session::{Session, With};
 use crate::quic::Slot;
-use crate::tls::SERVER_NAME;
 
 impl Driver {
     /// Starts a handshake; `place` says where its packets go.

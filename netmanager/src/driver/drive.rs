@@ -10,11 +10,11 @@ use netmanager_core::table::PeerId;
 use quinn_proto::{ConnectionError, Dir, Event, StreamEvent, VarInt};
 use weald_proto::frame::Probe;
 use weald_proto::id::Identity;
+use weald_trust::tls;
 
 use super::Driver;
 use super::session::{ProbeKeys, With};
 use crate::quic::Slot;
-use crate::tls;
 
 /// How long a superseded session is still listened to: what the peer sent before it knew is on its
 /// way for half a round trip.

@@ -12,6 +12,7 @@ use netmanager_core::table::PeerId;
 use netmanager_core::verdict::DropReason;
 use netmanager_core::vnet::VnetHeader;
 use weald_proto::id::{Identity, NodeId};
+use weald_trust::tls::PEER_ALPN;
 
 use super::Driver;
 use super::drive::CloseCode;
@@ -19,7 +20,6 @@ use super::pool::BufferPool;
 use super::session::{MAX_FANOUT, With};
 use crate::quic::{self, Slot};
 use crate::socket::is_dialable;
-use crate::tls::PEER_ALPN;
 
 /// Packets that wait for one peer; super-packets count as one.
 const MAX_QUEUED_PACKETS: usize = 512;

@@ -10,9 +10,9 @@ use netmanager_core::peer::paths::{Path, Paths, RelayIndex};
 use netmanager_core::seal::{Opener, SealKey, Sealer};
 use netmanager_core::table::PeerId;
 use quinn_proto::{Connection, ConnectionHandle, StreamId};
+use weald_trust::tls;
 
 use crate::quic::Slot;
-use crate::tls;
 
 /// Paths that a handshake is tried on at once.
 pub(super) const MAX_FANOUT: usize = 8;

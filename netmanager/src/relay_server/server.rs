@@ -16,12 +16,12 @@ use quinn_udp::Transmit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{debug, info};
 use weald_proto::frame::FrameKind;
+use weald_trust::tls::Credentials;
 
 use super::report::{self, RelayReport};
 use super::sessions::Sessions;
 use super::socket::{ReceiveBuffers, UdpPort};
 use super::{RelayConfig, Request};
-use crate::tls::Credentials;
 
 /// Batches read from a socket before something is sent: some 8 MiB at the most.
 const MAX_READS: usize = 8;

@@ -16,8 +16,7 @@ use weald_proto::relay::{
     Refused, RelayMessage, VERSION, Welcome,
 };
 use weald_proto::stream::Deframer;
-
-use crate::tls::{self, Credentials};
+use weald_trust::tls::{self, Credentials};
 
 /// After this time without a packet from a node its session and registration end; nodes keep it
 /// alive more than twice as often.

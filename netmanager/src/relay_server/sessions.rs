@@ -15,10 +15,10 @@ use quinn_proto::{
     RandomConnectionIdGenerator, ServerConfig, Transmit, TransportConfig, VarInt,
 };
 use weald_proto::relay::{ALPN, HelloRefusal, Refused, RelayMessage};
+use weald_trust::tls::Credentials;
 
 use super::session::{Host, IDLE_TIMEOUT, Session};
 use super::socket::Received;
-use crate::tls::Credentials;
 
 /// Sessions without a registration that are taken without proof of their address: what a burst of
 /// restarting nodes needs.

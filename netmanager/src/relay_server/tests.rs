@@ -11,11 +11,11 @@ use weald_proto::id::{Label, NodeId, Organisation, RelayId};
 use weald_proto::relay::{
     Hello, HelloRefusal, NodeMessage, Open, OpenRefusal, Refused, RelayMessage,
 };
+use weald_trust::pki::{ClusterAuthority, Issued, RootAuthority};
+use weald_trust::tls::{Clock, KeyHash};
+use weald_trust::token;
 
 use super::*;
-use crate::pki::{ClusterAuthority, Issued, RootAuthority};
-use crate::tls::{Clock, KeyHash};
-use crate::token;
 
 mod client;
 

@@ -5,9 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
-use netmanager::pki::store::Store;
-use netmanager::pki::{ClusterAuthority, RootAuthority, new_key};
-use netmanager::tls::{Clock, Credentials, Expected, PEER_ALPN, TrustRoot, Verifier};
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use rcgen::{
     CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -15,6 +12,9 @@ use rcgen::{
 use rustls::pki_types::PrivateKeyDer;
 use rustls::version::TLS13;
 use weald_proto::id::{Identity, Label};
+use weald_trust::pki::store::Store;
+use weald_trust::pki::{ClusterAuthority, RootAuthority, new_key};
+use weald_trust::tls::{Clock, Credentials, Expected, PEER_ALPN, TrustRoot, Verifier};
 
 /// How long the certificates live, and how long ago those that are over have ended.
 const LIFE: Duration = Duration::from_mins(5);

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use bytes::{Bytes, BytesMut};
-use netmanager::tls::SERVER_NAME;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, Event,
     ServerConfig, VarInt,
 };
+use weald_trust::tls::SERVER_NAME;
 
 /// The longest pause between two looks at the clock.
 const LOOK: Duration = Duration::from_millis(20);

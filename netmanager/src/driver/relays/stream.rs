@@ -5,12 +5,12 @@ use netmanager_core::peer::relay_link::{LinkEvent, RelayLink};
 use netmanager_core::seal::{Opener, SealKey, Sealer};
 use quinn_proto::{Dir, ReadError, WriteError};
 use weald_proto::relay::{EXPORTER_DOWN, EXPORTER_LABEL, EXPORTER_UP};
+use weald_trust::tls;
 
 use super::{Driver, LinkKeys};
 use crate::driver::drive::CloseCode;
 use crate::driver::session::With;
 use crate::quic::Slot;
-use crate::tls;
 
 impl Driver {
     /// The handshake with a relay is done: derive the keys, open the stream, show the token.

@@ -19,8 +19,7 @@ use weald_proto::relay::{
     RelayMessage, VERSION,
 };
 use weald_proto::stream::Deframer;
-
-use crate::tls::{self, Credentials, SERVER_NAME};
+use weald_trust::tls::{self, Credentials, SERVER_NAME};
 
 /// Longer than anything takes on the busiest machine.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -113,7 +113,8 @@ fn unix_time(time: ASN1Time) -> UnixTime {
 }
 
 /// Writes a time for people.
-pub(crate) fn day(time: UnixTime) -> String {
+#[must_use]
+pub fn day(time: UnixTime) -> String {
     i64::try_from(time.as_secs())
         .ok()
         .and_then(|seconds| ASN1Time::from_timestamp(seconds).ok())

@@ -28,7 +28,8 @@ use quinn_proto::crypto::{ExportKeyingMaterialError, Session};
 use rustls::pki_types::CertificateDer;
 use weald_proto::id::Identity;
 
-pub(crate) use certificate::{Facts, day};
+pub(crate) use certificate::Facts;
+pub use certificate::day;
 pub use clock::Clock;
 pub use credentials::{CA_FILE, CHAIN_FILE, Credentials, KEY_FILE, TOKEN_FILE};
 pub use fault::{Claim, PeerError, PeerFault};
