@@ -331,16 +331,16 @@ fn who_does_not_keep_to_the_protocol_is_told_how() {
             "this relay speaks version 1, not 2",
         ),
         (
-            vec![0xff, 0xff],
+            vec![0xff; 4],
             HelloRefusal::Protocol,
-            "a message of 65535 bytes",
+            "a message of 4294967295 bytes",
         ),
         (
-            vec![0, 1, 0xff],
+            vec![0, 0, 0, 1, 0xff],
             HelloRefusal::Protocol,
             "not a protobuf message",
         ),
-        (vec![0, 0], HelloRefusal::Protocol, "without a kind"),
+        (vec![0; 4], HelloRefusal::Protocol, "without a kind"),
     ];
     for (bytes, reason, expected) in cases {
         let mut client = world.client(&issued);
