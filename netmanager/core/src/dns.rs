@@ -23,7 +23,7 @@
 
 use std::net::IpAddr;
 
-use weald_proto::name::{ANY, Policy, ServiceName};
+use weald_proto::name::{ANY, ApplicationName, Policy, ServiceName};
 
 use self::message::CLASS_IN;
 use self::name::Domain;
@@ -125,6 +125,23 @@ pub fn asks_for_closest(query: &[u8], caller: Caller, table: &Snapshot) -> Optio
     Some(table.service(found.service).name.clone())
 }
 
+/// The application that a query is about and of which nothing is known yet, if the caller may ask
+/// for it: its rows should be fetched, and the query answered when they have come.
+#[must_use]
+pub fn asks_for_unknown(query: &[u8], caller: Caller, table: &Snapshot) -> Option<ApplicationName> {
+    if table.is_whole() {
+        return None;
+    }
+    let query = Query::parse(query).ok()?;
+    let domain = Domain::of(&query.labels, table.zones())?;
+    let before = query.labels.get(..domain.before)?;
+    let asked = SemanticName::from_labels(before, domain.policy?).ok()?;
+    match View::of(&caller, table)?.look_up(&asked) {
+        Err(Missing::Service(name)) if !table.knows(&name.application) => Some(name.application),
+        Ok(_) | Err(Missing::Application | Missing::Service(_) | Missing::Instance(..)) => None,
+    }
+}
+
 /// Writes a refusal to a query into `out`; it is empty if `query` is none.
 pub fn refuse(query: &[u8], out: &mut Vec<u8>) {
     response::write_to(query, &Reply::Error(Failure::Refused), out);
@@ -191,6 +208,10 @@ fn decide_semantic(
         }
         // Whoever has no application never gets one, whatever the cluster knows.
         Err(Missing::Application) => Reply::NameError(domain.apex),
+        // Nobody has been asked for the application yet.
+        Err(Missing::Service(name)) if !view.table.knows(&name.application) => {
+            Reply::Error(Failure::Server)
+        }
         Err(Missing::Service(_) | Missing::Instance(..)) => unknown(domain.apex, status),
     }
 }

@@ -13,6 +13,7 @@ pub mod packet;
 pub mod reject;
 pub mod vnet;
 
+pub mod rows;
 pub mod table;
 
 pub mod balance;

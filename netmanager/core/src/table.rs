@@ -8,7 +8,7 @@
 //! It holds no counters, sessions or measurements: those are `balance`'s and `dataplane`'s. The
 //! data plane, DNS and the shell read it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
@@ -87,6 +87,16 @@ pub struct Instance {
     pub instance_ip: Dual,
 }
 
+/// How much of the overlay a [`Snapshot`] holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// Everything, as a static table does.
+    #[default]
+    Whole,
+    /// These applications, whole or known not to exist. Nothing is known of others.
+    Applications(BTreeSet<ApplicationName>),
+}
+
 /// The hasher of the snapshot's maps. Their keys are the table's, which nobody on the network
 /// chooses, so one fixed seed will do; what is looked up can collide with at most one chain.
 type TableHasher = foldhash::fast::FixedState;
@@ -98,6 +108,7 @@ pub struct Snapshot {
     me: NodeId,
     pools: Pools,
     zones: Vec<Zone>,
+    scope: Scope,
     organisations: Vec<Organisation>,
     services: Vec<Service>,
     instances: Vec<Instance>,
@@ -238,6 +249,28 @@ impl Snapshot {
     #[must_use]
     pub fn zones(&self) -> &[Zone] {
         &self.zones
+    }
+
+    /// Says how much of the overlay it holds; everything, unless said otherwise.
+    #[must_use]
+    pub fn with_scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// Whether it holds everything, so that nobody needs to be asked for more.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.scope == Scope::Whole
+    }
+
+    /// Whether all is known of an application: what it does not have here does not exist.
+    #[must_use]
+    pub fn knows(&self, application: &ApplicationName) -> bool {
+        match &self.scope {
+            Scope::Whole => true,
+            Scope::Applications(known) => known.contains(application),
+        }
     }
 
     /// The addresses of this node and of its instances.

@@ -12,7 +12,7 @@ use weald_proto::name::{ApplicationName, InstanceId, ServiceName, Zone};
 use weald_proto::table::{InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
 
 use super::*;
-use crate::table::Nodes;
+use crate::table::{Nodes, Scope};
 
 /// An instance of `shop.prod.client.prod` on this node.
 const CLIENT: &str = "10.30.0.2";
@@ -330,6 +330,37 @@ fn what_is_unknown_while_cut_off_is_not_said_to_be_missing() {
         ),
         "NXDOMAIN rr"
     );
+}
+
+#[test]
+fn an_application_that_nobody_was_asked_for_is_not_said_to_be_missing() {
+    let shop = service_name("shop.prod.web.prod").application;
+    let gone = service_name("gone.prod.web.prod").application;
+    let known = Scope::Applications([shop, gone].into());
+    let table = snapshot().with_scope(known);
+    let caller = Caller { ip: ip(CLIENT) };
+    for (name, expected, unknown) in [
+        ("web.prod.rr.local", "10.30.8.1", None),
+        ("nope.prod.rr.local", "NXDOMAIN rr.local", None),
+        ("gone.prod.web.prod.rr.local", "NXDOMAIN rr.local", None),
+        ("new.prod.web.prod.rr.local", "SERVFAIL", Some("new.prod")),
+        ("new.prod.web.prod.3.instance", "SERVFAIL", Some("new.prod")),
+        ("prod.rr.local", "NXDOMAIN rr.local", None),
+        ("example.com", "forward", None),
+    ] {
+        let query = query(name, "A");
+        let shown = show(&query, caller, &table, TableStatus::Authoritative);
+        assert_eq!(shown, expected, "{name}");
+        let asked = asks_for_unknown(&query, caller, &table);
+        let asked = asked.map(|application| application.to_string());
+        assert_eq!(asked.as_deref(), unknown, "{name}");
+        assert_eq!(asks_for_unknown(&query, caller, &snapshot()), None);
+    }
+    let stranger = Caller {
+        ip: ip("10.30.0.99"),
+    };
+    let asked = asks_for_unknown(&query("new.prod.web.prod.rr", "A"), stranger, &table);
+    assert_eq!(asked, None, "strangers ask for nothing");
 }
 
 #[test]

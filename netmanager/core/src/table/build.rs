@@ -11,7 +11,7 @@ use weald_proto::name::Policy;
 use weald_proto::table::Table;
 
 use super::{
-    Host, Instance, InstanceIndex, Nodes, OrganisationIndex, Owner, Service, ServiceIndex,
+    Host, Instance, InstanceIndex, Nodes, OrganisationIndex, Owner, Scope, Service, ServiceIndex,
     Snapshot, TableHasher,
 };
 
@@ -47,6 +47,7 @@ impl Builder {
                 me: me.clone(),
                 pools: table.pools.clone(),
                 zones: table.zones.clone(),
+                scope: Scope::Whole,
                 organisations: Vec::new(),
                 services: Vec::with_capacity(table.services.len()),
                 instances: Vec::with_capacity(table.instances.len()),

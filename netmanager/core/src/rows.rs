@@ -1,0 +1,215 @@
+//! The rows of the overlay as a cluster sends them, and the table that they make.
+//!
+//! A [`RowStore`] takes statements that somebody else has judged (signature, grant and expiry are
+//! not looked at here), keeps the newest of each subject whatever order they come in, and builds a
+//! checked `weald_proto::table::Table`. It knows of which applications it has all rows, so that a
+//! name can be told from one that nobody has asked for yet. [`Interests`] says which applications
+//! those should be. [`Attached`] instances are what the node itself hosts; they join the rows of a
+//! cluster and those of a static table alike.
+//!
+//! No session, no file and no clock is here: those are the daemon's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weald_proto::addr::{Dual, Pools};
+use weald_proto::id::{Label, NodeId, Organisation, RelayId};
+use weald_proto::name::{ApplicationName, InstanceId, ServiceName, Zone};
+use weald_proto::statement::{
+    Grant, InstanceStatement, NodeStatement, RelayStatement, ServiceStatement, Signed, Statement,
+};
+
+pub use self::attached::{AttachError, Attached, with_attached};
+pub use self::build::Built;
+pub use self::interests::{INTEREST_TIMEOUT, Interests, MAX_ASKED};
+
+use self::newest::Newest;
+
+mod attached;
+mod build;
+mod interests;
+mod newest;
+
+#[cfg(test)]
+mod tests;
+
+/// A statement whose signature and grant hold, with the bytes that prove it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// What is stated.
+    pub statement: Statement,
+    /// The same as it travelled, to be kept on disk and passed on.
+    pub signed: Signed,
+}
+
+/// What a cluster says of the overlay when it welcomes a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Basics {
+    /// The prefixes that belong to the overlay.
+    pub pools: Pools,
+    /// The zones that semantic names end in.
+    pub zones: Vec<Zone>,
+    /// The node's own addresses in the overlay.
+    pub node_ip: Dual,
+}
+
+/// What is known of an application as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Knowledge {
+    /// All of its rows are here.
+    Complete,
+    /// It does not exist, or not for this node.
+    Unknown,
+}
+
+/// The newest row of everything that a node has been told of.
+#[derive(Debug, Clone)]
+pub struct RowStore {
+    me: NodeId,
+    basics: Option<Basics>,
+    applications: BTreeMap<ApplicationName, Knowledge>,
+    grants: Newest<Label, Grant>,
+    services: Newest<ServiceName, ServiceStatement>,
+    instances: Newest<InstanceId, InstanceStatement>,
+    nodes: Newest<NodeId, NodeStatement>,
+    relays: Newest<RelayId, RelayStatement>,
+}
+
+impl RowStore {
+    /// A store of the node `me` that knows nothing yet.
+    #[must_use]
+    pub const fn new(me: NodeId) -> Self {
+        Self {
+            me,
+            basics: None,
+            applications: BTreeMap::new(),
+            grants: Newest::new(),
+            services: Newest::new(),
+            instances: Newest::new(),
+            nodes: Newest::new(),
+            relays: Newest::new(),
+        }
+    }
+
+    /// Takes what the cluster says of the overlay; the last word counts.
+    pub fn set_basics(&mut self, basics: Basics) {
+        self.basics = Some(basics);
+    }
+
+    /// What the cluster has said of the overlay; none before it was reached for the first time.
+    #[must_use]
+    pub const fn basics(&self) -> Option<&Basics> {
+        self.basics.as_ref()
+    }
+
+    /// Takes the rows of one message. Those of the applications in `complete` that are not among
+    /// them are gone; until the same or a newer one comes again.
+    pub fn handle_rows(&mut self, complete: &[ApplicationName], rows: Vec<Judged>) {
+        let mut services = BTreeSet::new();
+        let mut instances = BTreeSet::new();
+        for row in &rows {
+            match &row.statement {
+                Statement::Service(row) => drop(services.insert(row.name.clone())),
+                Statement::Instance(row) => drop(instances.insert(row.instance.clone())),
+                Statement::Grant(_)
+                | Statement::Revocations(_)
+                | Statement::Node(_)
+                | Statement::Relay(_)
+                | Statement::Lease(_) => {}
+            }
+        }
+        let whole: BTreeSet<&ApplicationName> = complete.iter().collect();
+        self.services
+            .withdraw(|name| whole.contains(&name.application) && !services.contains(name));
+        self.instances
+            .withdraw(|id| whole.contains(&id.service.application) && !instances.contains(id));
+        for application in complete {
+            self.applications
+                .insert(application.clone(), Knowledge::Complete);
+        }
+        for row in rows {
+            self.handle(row);
+        }
+    }
+
+    /// Takes one row, or the grant of a cluster; false if a newer one is known or it is none.
+    pub fn handle(&mut self, row: Judged) -> bool {
+        let Judged { statement, signed } = row;
+        match statement {
+            Statement::Grant(row) => {
+                let key = row.cluster.clone();
+                self.grants.put(key, row.generation, false, row, signed)
+            }
+            Statement::Service(row) => {
+                let key = row.name.clone();
+                self.services
+                    .put(key, row.generation, row.removed, row, signed)
+            }
+            Statement::Instance(row) => {
+                let key = row.instance.clone();
+                self.instances
+                    .put(key, row.generation, row.removed, row, signed)
+            }
+            Statement::Node(row) => {
+                let key = row.node.clone();
+                self.nodes
+                    .put(key, row.generation, row.removed, row, signed)
+            }
+            Statement::Relay(row) => {
+                let key = row.relay.clone();
+                self.relays
+                    .put(key, row.generation, row.removed, row, signed)
+            }
+            // Who is revoked, and who may send from where, is no row of the table.
+            Statement::Revocations(_) | Statement::Lease(_) => false,
+        }
+    }
+
+    /// Takes note that an application does not exist for this node. Its rows are gone.
+    pub fn handle_unknown(&mut self, application: ApplicationName) {
+        self.withdraw(&application);
+        self.applications.insert(application, Knowledge::Unknown);
+    }
+
+    /// Forgets all about the applications that are not wanted any more.
+    pub fn keep_only(&mut self, wanted: &BTreeSet<ApplicationName>) {
+        self.applications.retain(|name, _| wanted.contains(name));
+        self.services
+            .forget(|name| !wanted.contains(&name.application));
+        self.instances
+            .forget(|id| !wanted.contains(&id.service.application));
+    }
+
+    /// What is known of an application; none if nobody has said yet.
+    #[must_use]
+    pub fn knowledge(&self, application: &ApplicationName) -> Option<Knowledge> {
+        self.applications.get(application).copied()
+    }
+
+    /// Every application of which something is known as a whole.
+    pub fn applications(&self) -> impl Iterator<Item = (&ApplicationName, Knowledge)> {
+        self.applications.iter().map(|(name, known)| (name, *known))
+    }
+
+    /// The organisation that owns a cluster's nodes, by the newest grant.
+    #[must_use]
+    pub fn owner_of(&self, cluster: &Label) -> Option<&Organisation> {
+        self.grants.get(cluster).map(|grant| &grant.owner)
+    }
+
+    /// Everything that is there as it travelled, grants first, then what they are needed for.
+    pub fn signed(&self) -> impl Iterator<Item = &Signed> {
+        self.grants
+            .signed()
+            .chain(self.nodes.signed())
+            .chain(self.relays.signed())
+            .chain(self.services.signed())
+            .chain(self.instances.signed())
+    }
+
+    fn withdraw(&mut self, application: &ApplicationName) {
+        self.services
+            .withdraw(|name| name.application == *application);
+        self.instances
+            .withdraw(|id| id.service.application == *application);
+    }
+}

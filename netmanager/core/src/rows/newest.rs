@@ -1,0 +1,100 @@
+//! The newest statement of each subject, whatever order they come in.
+//!
+//! What it is about is the type parameters'; who may state it is not asked.
+
+use std::collections::BTreeMap;
+
+use weald_proto::control::Generation;
+use weald_proto::statement::Signed;
+
+/// Most subjects of one kind. A cluster of that size does not exist; one that sends more is broken.
+const MAX_SUBJECTS: usize = 1 << 18;
+
+/// The newest statement of each subject.
+#[derive(Debug, Clone)]
+pub(super) struct Newest<K, T> {
+    subjects: BTreeMap<K, Entry<T>>,
+}
+
+/// The newest of one subject. A subject that is gone is remembered by its generation, so that an
+/// older statement cannot bring it back.
+#[derive(Debug, Clone)]
+struct Entry<T> {
+    generation: Generation,
+    removed: bool,
+    /// None once a complete list was without it.
+    row: Option<T>,
+    signed: Signed,
+}
+
+impl<K: Ord, T> Newest<K, T> {
+    pub(super) const fn new() -> Self {
+        Self {
+            subjects: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a statement; false if it changes nothing. Of one generation, a removal wins, then the
+    /// greater bytes: any rule will do, as long as the order of arrival does not matter.
+    pub(super) fn put(
+        &mut self,
+        key: K,
+        generation: Generation,
+        removed: bool,
+        row: T,
+        signed: Signed,
+    ) -> bool {
+        let known = self.subjects.get(&key);
+        let wins = match known {
+            None => self.subjects.len() < MAX_SUBJECTS,
+            Some(known) => {
+                let before = (known.generation, known.removed, &known.signed);
+                let after = (generation, removed, &signed);
+                after > before || (after == before && known.row.is_none())
+            }
+        };
+        if wins {
+            self.subjects.insert(
+                key,
+                Entry {
+                    generation,
+                    removed,
+                    row: Some(row),
+                    signed,
+                },
+            );
+        }
+        wins
+    }
+
+    /// Takes the subjects for gone, but remembers their generations.
+    pub(super) fn withdraw(&mut self, gone: impl Fn(&K) -> bool) {
+        for (key, entry) in &mut self.subjects {
+            if gone(key) {
+                entry.row = None;
+            }
+        }
+    }
+
+    /// Forgets the subjects as if they had never been.
+    pub(super) fn forget(&mut self, gone: impl Fn(&K) -> bool) {
+        self.subjects.retain(|key, _| !gone(key));
+    }
+
+    pub(super) fn get(&self, key: &K) -> Option<&T> {
+        let entry = self.subjects.get(key)?;
+        entry.row.as_ref().filter(|_| !entry.removed)
+    }
+
+    /// Every subject that is there, in the order of the keys.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        let there = self.subjects.values().filter(|entry| !entry.removed);
+        there.filter_map(|entry| entry.row.as_ref())
+    }
+
+    /// What was stated last of every subject that was not withdrawn, removals among them.
+    pub(super) fn signed(&self) -> impl Iterator<Item = &Signed> {
+        let stated = self.subjects.values().filter(|entry| entry.row.is_some());
+        stated.map(|entry| &entry.signed)
+    }
+}
