@@ -226,6 +226,8 @@ impl RelayLink {
 mod tests {
     use weald_proto::relay::{HelloRefusal, Limits, OpenRefusal, Refused, Welcome};
 
+    use weald_proto::stream::LENGTH_LEN;
+
     use super::*;
 
     fn start() -> Instant {
@@ -236,7 +238,7 @@ mod tests {
     fn said(link: &mut RelayLink) -> Vec<NodeMessage> {
         let bytes = std::iter::from_fn(|| link.poll_send());
         bytes
-            .map(|bytes| NodeMessage::decode(&bytes[2..]).unwrap())
+            .map(|bytes| NodeMessage::decode(&bytes[LENGTH_LEN..]).unwrap())
             .collect()
     }
 
