@@ -144,7 +144,7 @@ pub enum IdError {
     Label(#[from] LabelError),
     /// A certificate URI has not the form that Weald's certificates have.
     #[error(
-        "{0:?} is not of the form weald://<root>/cluster/<cluster>[/node/<node> or /relay/<relay>]"
+        "{0:?} is not of the form weald://<root>/root or weald://<root>/cluster/<cluster>[/control, /node/<node> or /relay/<relay>]"
     )]
     Uri(String),
 }
@@ -202,8 +202,13 @@ cluster_scoped_id!(RelayId);
 /// Whom a certificate of ours speaks for, as its one URI name says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
+    /// Root as clusters dial it: `weald://<root>/root`.
+    Root,
     /// A cluster's intermediate: `weald://<root>/cluster/<cluster>`.
     Cluster(Label),
+    /// A cluster's orchestrator as it dials root and is dialled by its members:
+    /// `weald://<root>/cluster/<cluster>/control`.
+    Control(Label),
     /// A node: `weald://<root>/cluster/<cluster>/node/<node>`.
     Node(NodeId),
     /// A relay: `weald://<root>/cluster/<cluster>/relay/<relay>`.
@@ -215,7 +220,9 @@ impl Identity {
     #[must_use]
     pub fn uri(&self, root: &Label) -> String {
         match self {
+            Self::Root => format!("weald://{root}/root"),
             Self::Cluster(cluster) => format!("weald://{root}/cluster/{cluster}"),
+            Self::Control(cluster) => format!("weald://{root}/cluster/{cluster}/control"),
             Self::Node(id) => format!("weald://{root}/cluster/{}/node/{}", id.cluster, id.name),
             Self::Relay(id) => format!("weald://{root}/cluster/{}/relay/{}", id.cluster, id.name),
         }
@@ -230,7 +237,9 @@ impl Identity {
         let path = uri.strip_prefix("weald://").ok_or_else(form)?;
         let parts: Vec<&str> = path.split('/').collect();
         let (root, identity) = match parts.as_slice() {
+            [root, "root"] => (root, Self::Root),
             [root, "cluster", cluster] => (root, Self::Cluster(Label::new(cluster)?)),
+            [root, "cluster", cluster, "control"] => (root, Self::Control(Label::new(cluster)?)),
             [root, "cluster", cluster, "node", node] => (
                 root,
                 Self::Node(NodeId::new(Label::new(cluster)?, Label::new(node)?)),
@@ -244,13 +253,14 @@ impl Identity {
         Ok((Label::new(root)?, identity))
     }
 
-    /// The cluster that this identity is, or belongs to.
+    /// The cluster that this identity is, or belongs to; root belongs to none.
     #[must_use]
-    pub const fn cluster(&self) -> &Label {
+    pub const fn cluster(&self) -> Option<&Label> {
         match self {
-            Self::Cluster(cluster) => cluster,
-            Self::Node(id) => &id.cluster,
-            Self::Relay(id) => &id.cluster,
+            Self::Root => None,
+            Self::Cluster(cluster) | Self::Control(cluster) => Some(cluster),
+            Self::Node(id) => Some(&id.cluster),
+            Self::Relay(id) => Some(&id.cluster),
         }
     }
 }
@@ -258,7 +268,9 @@ impl Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Root => f.write_str("root"),
             Self::Cluster(cluster) => write!(f, "cluster {cluster}"),
+            Self::Control(cluster) => write!(f, "control of cluster {cluster}"),
             Self::Node(id) => write!(f, "node {id}"),
             Self::Relay(id) => write!(f, "relay {id}"),
         }
@@ -300,7 +312,9 @@ mod tests {
     fn uris_round_trip() {
         let root = label("main");
         for identity in [
+            Identity::Root,
             Identity::Cluster(label("munich")),
+            Identity::Control(label("munich")),
             Identity::Node(NodeId::new(label("munich"), label("a1"))),
             Identity::Relay(RelayId::new(label("munich"), label("r1"))),
         ] {
@@ -315,6 +329,12 @@ mod tests {
             "",
             "weald://",
             "https://a/cluster/b",
+            "weald://r",
+            "weald://r/",
+            "weald://r/root/",
+            "weald://r/root/cluster",
+            "weald://r/cluster/c/control/",
+            "weald://r/cluster/c/control/a",
             "weald://r/cluster/c/node/",
             "weald://r/cluster/c/node/a/b",
         ] {

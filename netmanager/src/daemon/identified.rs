@@ -34,7 +34,10 @@ impl Identified {
             .with_context(|| format!("cannot read the certificates in {folder}"))?;
         let node = match credentials.identity() {
             Identity::Node(node) => node.clone(),
-            other @ (Identity::Cluster(_) | Identity::Relay(_)) => bail!(
+            other @ (Identity::Root
+            | Identity::Cluster(_)
+            | Identity::Control(_)
+            | Identity::Relay(_)) => bail!(
                 "the certificate in {folder} is for {other}, not for a node; make one with \
                  `netmanager pki issue`"
             ),

@@ -179,7 +179,9 @@ impl Store {
             request.out.display()
         );
         let key = key_for(request)?;
-        let (cluster, new_cluster) = self.cluster(request.identity.cluster(), now)?;
+        let own = request.identity.cluster();
+        let own = own.with_context(|| format!("{} is not of a cluster", request.identity))?;
+        let (cluster, new_cluster) = self.cluster(own, now)?;
         let issued = cluster.issue_for(&request.identity, key, now)?;
         let facts = Facts::parse(&issued.certificate().der)?;
         let token = match (&request.identity, &request.organisation) {
@@ -192,7 +194,10 @@ impl Store {
                 request.token_life,
             )?),
             (Identity::Node(node), None) => bail!("node {node} needs an organisation"),
-            (Identity::Cluster(_) | Identity::Relay(_), _) => None,
+            (
+                Identity::Root | Identity::Cluster(_) | Identity::Control(_) | Identity::Relay(_),
+                _,
+            ) => None,
         };
         let token_end = token
             .as_ref()

@@ -19,7 +19,12 @@ pub(crate) fn root(name: &Label, now: SystemTime) -> anyhow::Result<CertificateP
     let uri = format!("weald://{name}");
     let mut params = common(&uri, name, "root", name, now, now + ROOT_LIFE)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    // DigitalSignature is for statements, which root signs as well.
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     Ok(params)
 }
 
@@ -32,7 +37,7 @@ pub(crate) fn cluster(
     let uri = Identity::Cluster(name.clone()).uri(root);
     let mut params = common(&uri, root, "cluster", name, now, end)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    // DigitalSignature is for relay tokens, which the cluster signs as well.
+    // DigitalSignature is for relay tokens and statements, which the cluster signs as well.
     params.key_usages = vec![
         KeyUsagePurpose::KeyCertSign,
         KeyUsagePurpose::CrlSign,
@@ -48,7 +53,9 @@ pub(crate) fn leaf(
     end: SystemTime,
 ) -> anyhow::Result<CertificateParams> {
     let (kind, name) = match identity {
+        Identity::Root => ("endpoint", root),
         Identity::Cluster(cluster) => ("cluster", cluster),
+        Identity::Control(cluster) => ("control", cluster),
         Identity::Node(id) => ("node", &id.name),
         Identity::Relay(id) => ("relay", &id.name),
     };

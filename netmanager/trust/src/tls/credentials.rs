@@ -229,7 +229,19 @@ impl Credentials {
     /// # Errors
     /// The TLS library refuses its own parts; not to be expected.
     pub fn server_config(&self, alpns: &[&[u8]]) -> anyhow::Result<QuicServerConfig> {
-        let verifier = self.verifier(Expected::AnyNode);
+        self.server_config_for(Expected::AnyNode, alpns)
+    }
+
+    /// The configuration for being dialled by whomever `expected` allows, over any of `alpns`.
+    ///
+    /// # Errors
+    /// The TLS library refuses its own parts; not to be expected.
+    pub fn server_config_for(
+        &self,
+        expected: Expected,
+        alpns: &[&[u8]],
+    ) -> anyhow::Result<QuicServerConfig> {
+        let verifier = self.verifier(expected);
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .context("TLS 1.3 is not available")?

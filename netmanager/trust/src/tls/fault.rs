@@ -108,12 +108,15 @@ pub enum PeerFault {
     /// It has none or several URI names.
     #[error("it has {0} URI names, exactly one must be there")]
     NameCount(usize),
-    /// Its URI name does not name a node or relay.
+    /// Its URI name does not name anybody.
     #[error("its URI name is wrong: {0}")]
     Uri(IdError),
     /// The issuer's URI name does not name a cluster.
     #[error("its issuer is {0}, not a cluster")]
     IssuerName(String),
+    /// It claims to be root, but a cluster has issued it.
+    #[error("it names root, but cluster {0} signed it")]
+    NotByRoot(Label),
     /// The issuer is another cluster than it claims.
     #[error("it names cluster {named}, but cluster {signer} signed it")]
     ForeignCluster {
@@ -138,6 +141,12 @@ pub enum PeerFault {
     /// Something that is no node dials.
     #[error("only nodes may dial here")]
     NotANode,
+    /// Something that is no cluster's orchestrator dials.
+    #[error("only orchestrators of clusters may dial here")]
+    NotControl,
+    /// Something that is no member of the cluster dials.
+    #[error("only nodes and relays of cluster {0} may dial here")]
+    NotAMember(Label),
     /// It, or its issuer, is revoked.
     #[error("{0} is revoked")]
     Revoked(&'static str),

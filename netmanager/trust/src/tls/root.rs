@@ -4,7 +4,7 @@ use anyhow::{Context, ensure};
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use weald_proto::id::Label;
 
-use super::Facts;
+use super::{Facts, KeyHash};
 
 /// What the URI name of a root's certificate starts with; the root's name follows.
 pub(crate) const ROOT_URI_PREFIX: &str = "weald://";
@@ -16,6 +16,7 @@ pub struct TrustRoot {
     certificate: CertificateDer<'static>,
     anchor: TrustAnchor<'static>,
     public_key: Vec<u8>,
+    spki_sha256: KeyHash,
 }
 
 impl TrustRoot {
@@ -44,6 +45,7 @@ impl TrustRoot {
             certificate,
             anchor,
             public_key: facts.public_key,
+            spki_sha256: facts.spki_sha256,
         })
     }
 
@@ -61,6 +63,12 @@ impl TrustRoot {
 
     pub(crate) const fn anchor(&self) -> &TrustAnchor<'static> {
         &self.anchor
+    }
+
+    /// The hash of the root's public key.
+    #[must_use]
+    pub const fn spki_sha256(&self) -> KeyHash {
+        self.spki_sha256
     }
 
     /// The bits of the root's public key.

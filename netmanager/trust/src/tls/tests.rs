@@ -16,6 +16,8 @@ use super::handshake::shake_hands;
 use super::*;
 use crate::pki::{Certificate, ClusterAuthority, RootAuthority, SignAnything, new_key, template};
 
+mod roles;
+
 #[test]
 fn nodes_of_two_clusters_meet_and_derive_the_same_keys() {
     let root = RootAuthority::create(&label("main"), SystemTime::now()).unwrap();
@@ -358,7 +360,7 @@ fn exactly_one_uri_name_is_allowed() {
     let web = world.leaf(|params| params.subject_alt_names = vec![uri("https://b1.munich/")]);
     world.refuse_leaf(
         &web,
-        "certificate of an unnamed peer: its URI name is wrong: \"https://b1.munich/\" is not of the form weald://<root>/cluster/<cluster>[/node/<node> or /relay/<relay>]",
+        "certificate of an unnamed peer: its URI name is wrong: \"https://b1.munich/\" is not of the form weald://<root>/root or weald://<root>/cluster/<cluster>[/control, /node/<node> or /relay/<relay>]",
     );
     let root = world.leaf(|params| {
         params.subject_alt_names = vec![uri("weald://other/cluster/munich/node/b1")];

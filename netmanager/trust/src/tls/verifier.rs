@@ -2,8 +2,8 @@
 //!
 //! webpki finds a path from the peer's certificate to the root among whatever the peer presented,
 //! in any order and with any decoys. Only a path that it has verified is looked at: exactly one
-//! intermediate, whose URI names the cluster that the peer's URI claims. What else was presented
-//! plays no part.
+//! intermediate, whose URI names the cluster that the peer's URI claims; or none, if the peer's
+//! URI claims to be root. What else was presented plays no part.
 //!
 //! Times are compared without tolerance: certificates are issued with a beginning that lies
 //! [`crate::pki::BACKDATE`] in the past, which is what clocks may differ by.
@@ -16,7 +16,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
-use weald_proto::id::{Identity, Label};
+use weald_proto::id::{Identity, Label, NodeId, RelayId};
 use webpki::{Cert, EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::fault::{ISSUER, MAX_PRESENTED, OWN};
@@ -30,6 +30,10 @@ pub enum Expected {
     Exactly(Identity),
     /// Any node under the same root.
     AnyNode,
+    /// Any cluster's orchestrator under the same root.
+    AnyControl,
+    /// Any node or relay of this cluster.
+    MemberOf(Label),
 }
 
 /// What a certificate is presented for.
@@ -129,12 +133,12 @@ impl Verifier {
 
     /// Judges a path that leads to the root by verified signatures.
     fn judge(&self, path: &VerifiedPath<'_>, usage: Usage) -> Result<Peer, PeerFault> {
-        let count = path.intermediate_certificates().count();
-        let intermediate = match path.intermediate_certificates().next() {
-            Some(intermediate) if count == 1 => intermediate,
-            _ => return Err(PeerFault::Intermediates(count)),
+        let mut intermediates = path.intermediate_certificates();
+        let signer = match (intermediates.next(), intermediates.count()) {
+            (None, _) => None,
+            (Some(intermediate), 0) => Some(self.judge_intermediate(intermediate)?),
+            (Some(_), more) => return Err(PeerFault::Intermediates(1 + more)),
         };
-        let (signer, issuer) = self.judge_intermediate(intermediate)?;
         let facts = Facts::parse(&path.end_entity().der())?;
         if facts.authority {
             return Err(PeerFault::Authority);
@@ -143,12 +147,7 @@ impl Verifier {
         usage.check(&facts)?;
         let (root, identity) = facts.identity()?;
         self.same_root(OWN, root)?;
-        if *identity.cluster() != signer {
-            return Err(PeerFault::ForeignCluster {
-                named: identity.cluster().clone(),
-                signer,
-            });
-        }
+        let issuer = self.judge_signer(&identity, signer)?;
         let revoked = self.revoked.load();
         if revoked.covers(&facts.spki_sha256, &issuer, &facts.serial) {
             return Err(PeerFault::Revoked(OWN));
@@ -157,6 +156,25 @@ impl Verifier {
             identity,
             spki_sha256: facts.spki_sha256,
         })
+    }
+
+    /// Compares who has signed with who had to: root itself for root, for all others their cluster.
+    /// Returns the signer's key.
+    fn judge_signer(
+        &self,
+        identity: &Identity,
+        signer: Option<(Label, KeyHash)>,
+    ) -> Result<KeyHash, PeerFault> {
+        match (identity.cluster(), signer) {
+            (None, None) => Ok(self.root.spki_sha256()),
+            (None, Some((signer, _))) => Err(PeerFault::NotByRoot(signer)),
+            (Some(_), None) => Err(PeerFault::Intermediates(0)),
+            (Some(named), Some((signer, _))) if *named != signer => {
+                let named = named.clone();
+                Err(PeerFault::ForeignCluster { named, signer })
+            }
+            (Some(_), Some((_, key))) => Ok(key),
+        }
     }
 
     fn judge_intermediate(&self, intermediate: &Cert<'_>) -> Result<(Label, KeyHash), PeerFault> {
@@ -170,16 +188,24 @@ impl Verifier {
     }
 
     fn admit(&self, peer: Peer) -> Result<Peer, PeerFault> {
-        match (&self.expected, &peer.identity) {
+        let fault = match (&self.expected, &peer.identity) {
             (Expected::Exactly(dialled), identity) if dialled != identity => {
-                Err(PeerFault::Unexpected(dialled.clone()))
+                PeerFault::Unexpected(dialled.clone())
             }
-            (Expected::AnyNode, Identity::Cluster(_) | Identity::Relay(_)) => {
-                Err(PeerFault::NotANode)
-            }
-            (_, Identity::Cluster(_)) => Err(PeerFault::Authority),
-            _ => Ok(peer),
-        }
+            (_, Identity::Cluster(_)) => PeerFault::Authority,
+            (Expected::Exactly(_), _)
+            | (Expected::AnyNode, Identity::Node(_))
+            | (Expected::AnyControl, Identity::Control(_)) => return Ok(peer),
+            (
+                Expected::MemberOf(cluster),
+                Identity::Node(NodeId { cluster: own, .. })
+                | Identity::Relay(RelayId { cluster: own, .. }),
+            ) if cluster == own => return Ok(peer),
+            (Expected::AnyNode, _) => PeerFault::NotANode,
+            (Expected::AnyControl, _) => PeerFault::NotControl,
+            (Expected::MemberOf(cluster), _) => PeerFault::NotAMember(cluster.clone()),
+        };
+        Err(fault)
     }
 
     /// Puts webpki's finding into our words.
@@ -241,8 +267,7 @@ impl Facts {
         if now > self.not_after {
             return Err(PeerFault::expired(ISSUER, self.not_after, now));
         }
-        let root_key = KeyHash::of_spki(&webpki::spki_for_anchor(root.anchor()));
-        if revoked.covers(&self.spki_sha256, &root_key, &self.serial) {
+        if revoked.covers(&self.spki_sha256, &root.spki_sha256(), &self.serial) {
             return Err(PeerFault::Revoked(ISSUER));
         }
         Ok(())
@@ -285,7 +310,8 @@ pub(crate) fn cluster_of(root: &TrustRoot, facts: &Facts) -> Result<Label, PeerF
     same_root(root, ISSUER, named)?;
     match identity {
         Identity::Cluster(cluster) => Ok(cluster),
-        other @ (Identity::Node(_) | Identity::Relay(_)) => {
+        other
+        @ (Identity::Root | Identity::Control(_) | Identity::Node(_) | Identity::Relay(_)) => {
             Err(PeerFault::IssuerName(other.to_string()))
         }
     }
