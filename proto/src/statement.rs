@@ -3,7 +3,8 @@
 //! A statement travels as the bytes that were signed, so that what is verified is exactly what was
 //! signed, and can be passed on by anybody. Root's statements are verified with the root's key; a
 //! cluster's with the key that root's [`Grant`] names for it, and only within what the grant
-//! allows. Here are the values; their layout as bytes is [`crate::codec`]'s.
+//! allows. Here are the values; their layout as bytes is [`crate::codec`]'s, signing and judging
+//! them weald-trust's.
 
 use std::net::SocketAddr;
 
@@ -19,15 +20,26 @@ use crate::table::LanePolicy;
 /// Seconds since 1970.
 pub type UnixSeconds = u64;
 
+/// What a signature covers before the statement, so that it is valid for nothing else.
+pub const SIGNATURE_CONTEXT: &[u8] = b"weald statement v1\0";
+
 /// A signed statement as it travels: opaque until it is verified.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Signed {
     /// The encoded [`Statement`].
     pub statement: Vec<u8>,
-    /// Ed25519 over the context and the statement.
+    /// Ed25519 over [`SIGNATURE_CONTEXT`] and the statement.
     pub signature: Vec<u8>,
     /// The cluster whose key signed; none for root.
     pub cluster: Option<Label>,
+}
+
+impl Signed {
+    /// The bytes that the signature of an encoded statement covers.
+    #[must_use]
+    pub fn signed_bytes(statement: &[u8]) -> Vec<u8> {
+        [SIGNATURE_CONTEXT, statement].concat()
+    }
 }
 
 impl std::fmt::Debug for Signed {

@@ -1,7 +1,7 @@
 //! Who is who in Weald, and how each proves it.
 //!
 //! Root, clusters, workers, netmanagers and relays all make, show and judge certificates and
-//! signatures with this crate. It opens no sockets and starts no threads: it makes TLS
+//! signed statements with this crate. It opens no sockets and starts no threads: it makes TLS
 //! configurations for whoever does. The only files that it touches are those of [`pki::store`]
 //! and of [`tls::Credentials::load`]. What a known peer may do is decided elsewhere.
 
@@ -10,3 +10,5 @@ pub mod pki;
 pub mod tls;
 
 pub mod token;
+
+pub mod statement;

@@ -30,7 +30,7 @@ use rcgen::{KeyPair, PKCS_ED25519};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use crate::tls::{Clock, Credentials, TrustRoot};
+use crate::tls::{Clock, Credentials, Facts, TrustRoot};
 
 #[cfg(test)]
 pub(crate) use authority::SignAnything;
@@ -63,6 +63,16 @@ impl Certificate {
     pub fn from_pem(pem: String) -> anyhow::Result<Self> {
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).context("no PEM certificate")?;
         Ok(Self { der, pem })
+    }
+
+    /// The bits of its Ed25519 key, as grants name it.
+    ///
+    /// # Errors
+    /// It cannot be read, or its key is of another kind.
+    pub fn public_key(&self) -> anyhow::Result<[u8; 32]> {
+        let key = Facts::parse(&self.der)?.public_key;
+        key.try_into()
+            .map_err(|_| anyhow::anyhow!("the certificate's key is not an Ed25519 key"))
     }
 }
 

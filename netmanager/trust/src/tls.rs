@@ -57,6 +57,15 @@ impl KeyHash {
         hash.copy_from_slice(digest::digest(&digest::SHA256, spki).as_ref());
         Self(hash)
     }
+
+    /// Hashes the bits of an Ed25519 key, as its SubjectPublicKeyInfo would be (RFC 8410).
+    #[must_use]
+    pub fn of_ed25519(key: &[u8; 32]) -> Self {
+        const HEADER: [u8; 12] = [
+            0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+        ];
+        Self::of_spki(&[&HEADER[..], key].concat())
+    }
 }
 
 impl fmt::Display for KeyHash {

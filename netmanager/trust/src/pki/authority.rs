@@ -70,6 +70,16 @@ impl RootAuthority {
         self.key.serialize_pem()
     }
 
+    /// Signs a message with the root's key.
+    ///
+    /// # Errors
+    /// The key cannot sign; not to be expected.
+    pub fn sign(&self, message: &[u8]) -> anyhow::Result<Vec<u8>> {
+        self.key
+            .sign(message)
+            .with_context(|| format!("root {} cannot sign", self.name()))
+    }
+
     /// Makes key and intermediate of a cluster.
     ///
     /// # Errors
