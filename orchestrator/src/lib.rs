@@ -2,4 +2,5 @@
 //!
 //! What they decide is orchestrator-core's; here are stores, links, runtimes and the command line.
 
+pub mod runtime;
 pub mod store;

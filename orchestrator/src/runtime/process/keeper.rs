@@ -1,0 +1,324 @@
+//! The task of one instance: carries out what is asked of it, one thing after the other, and says
+//! when its life has ended.
+//!
+//! It remembers nothing that its lives' folders do not say, so it goes when nothing runs and
+//! nothing is asked.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use orchestrator_core::worker::RuntimeEvent;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::error::TryRecvError;
+use weald_proto::control::Generation;
+use weald_proto::name::InstanceId;
+
+use super::life::{Life, Outcome};
+use super::spawn::{self, Started};
+use super::supervised::{self, Running, Standing, Watched};
+use super::usage::{self, Sample};
+use super::{Keepers, Shared};
+use crate::runtime::Launch;
+
+/// How much longer than the instance's grace a supervisor may take to end it before it is killed
+/// itself: it waits for what it killed, and writes files.
+const SUPERVISOR_TIME: Duration = Duration::from_secs(10);
+
+/// How long to wait before ending a life is tried again that does not end, as when a process is
+/// stuck in the kernel.
+const RETRY_TIME: Duration = Duration::from_secs(2);
+
+/// What is asked of an instance.
+#[derive(Debug)]
+pub(super) enum Task {
+    Start(Box<Launch>),
+    Stop(Generation),
+    TakeUp(Generation),
+    Measure,
+}
+
+/// The task of one instance.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    /// Gone when the runtime is.
+    keepers: Weak<Keepers>,
+    instance: InstanceId,
+    current: Option<Current>,
+}
+
+/// The life that runs.
+#[derive(Debug)]
+struct Current {
+    generation: Generation,
+    running: Arc<Running>,
+    watched: Watched,
+    sample: Sample,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>, keepers: Weak<Keepers>, instance: InstanceId) -> Self {
+        Self {
+            shared,
+            keepers,
+            instance,
+            current: None,
+        }
+    }
+
+    /// Works until there is nothing to do any more, or the runtime is gone.
+    pub(super) async fn run(mut self, mut tasks: UnboundedReceiver<Task>) {
+        loop {
+            let task = match &self.current {
+                Some(current) => tokio::select! {
+                    task = tasks.recv() => task,
+                    ended = current.watched.ended() => match ended {
+                        Ok(()) => {
+                            self.handle_end().await;
+                            continue;
+                        }
+                        // The worker is on its way out; the instance goes on.
+                        Err(_) => None,
+                    }
+                },
+                None => match tasks.try_recv() {
+                    Ok(task) => Some(task),
+                    Err(TryRecvError::Disconnected) => None,
+                    Err(TryRecvError::Empty) => match self.keepers.upgrade() {
+                        Some(keepers) if !keepers.retire(&self.instance, &tasks) => continue,
+                        Some(_) | None => None,
+                    },
+                },
+            };
+            match task {
+                Some(task) => self.handle(task).await,
+                None => return,
+            }
+        }
+    }
+
+    async fn handle(&mut self, task: Task) {
+        match task {
+            Task::Start(launch) => self.start(*launch).await,
+            Task::Stop(generation) => {
+                self.end_lives(|present| present <= generation).await;
+                self.say(generation, RuntimeEvent::Stopped);
+            }
+            Task::TakeUp(generation) => {
+                self.end_lives(|present| present < generation).await;
+                self.take_up(generation).await;
+            }
+            Task::Measure => self.measure().await,
+        }
+    }
+
+    async fn start(&mut self, launch: Launch) {
+        let generation = launch.generation;
+        let newest = match self.lives() {
+            Ok(lives) => lives.last().map(|(generation, _)| *generation),
+            Err(error) => {
+                let text = format!("cannot read {:?}: {error}", self.shared.config.folder);
+                return self.say(generation, RuntimeEvent::NotStarted(text));
+            }
+        };
+        if newest.is_some_and(|newest| newest > generation) {
+            return;
+        }
+        self.end_lives(|present| present < generation).await;
+        if newest == Some(generation) && self.take_up(generation).await {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        match blocking(move || Ok(spawn::start(&shared, &launch))).await {
+            Ok(Ok(Started::Running(running))) => {
+                let sample = Sample::new(Instant::now(), Duration::ZERO);
+                self.watch(generation, running, sample);
+            }
+            Ok(Ok(Started::Over(outcome))) => {
+                self.say(generation, RuntimeEvent::Running);
+                self.say(generation, event(outcome));
+            }
+            Ok(Err(why)) => self.say(generation, RuntimeEvent::NotStarted(why)),
+            Err(error) => self.say(generation, RuntimeEvent::NotStarted(error.to_string())),
+        }
+    }
+
+    /// Watches a life that was started before, or says how it ended; whether it was to be seen to.
+    /// What has not run is removed.
+    async fn take_up(&mut self, generation: Generation) -> bool {
+        let life = self.life(generation);
+        let looked = {
+            let life = life.clone();
+            blocking(move || {
+                let standing = supervised::look(&life)?;
+                let used = match &standing {
+                    Standing::Running(running) => usage::measure(running).processor,
+                    Standing::Over(_) | Standing::Nothing => Duration::ZERO,
+                };
+                Ok((standing, Sample::new(Instant::now(), used)))
+            })
+            .await
+        };
+        match looked {
+            Ok((Standing::Running(running), sample)) => self.watch(generation, running, sample),
+            Ok((Standing::Over(outcome @ Outcome::Exited { .. }), _)) => {
+                self.say(generation, event(outcome));
+            }
+            Ok((Standing::Over(Outcome::NotStarted(_)) | Standing::Nothing, _)) => {
+                self.remove(generation).await;
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!("starting {} anew: {error}", life.name());
+                self.remove(generation).await;
+                return false;
+            }
+        }
+        true
+    }
+
+    fn watch(&mut self, generation: Generation, running: Arc<Running>, sample: Sample) {
+        match Watched::new(&running) {
+            Ok(watched) => {
+                self.current = Some(Current {
+                    generation,
+                    running,
+                    watched,
+                    sample,
+                });
+                self.say(generation, RuntimeEvent::Running);
+            }
+            Err(error) => {
+                // Out of descriptors: it runs, and the worker may start it again to be told.
+                let text = format!("it runs, but cannot be watched: {error}");
+                self.say(generation, RuntimeEvent::NotStarted(text));
+            }
+        }
+    }
+
+    async fn handle_end(&mut self) {
+        let Some(current) = self.current.take() else {
+            return;
+        };
+        let life = self.life(current.generation);
+        let running = current.running;
+        let concluded = blocking(move || supervised::conclude(&life, &running.order)).await;
+        let outcome = concluded.unwrap_or_else(|error| Outcome::Exited {
+            status: 1,
+            detail: Some(format!("it has ended; how cannot be read: {error}")),
+        });
+        self.say(current.generation, event(outcome));
+    }
+
+    /// Ends every life that `which` says, and removes what is left of it. Comes back when nothing
+    /// is.
+    async fn end_lives(&mut self, which: impl Fn(Generation) -> bool) {
+        self.current = self
+            .current
+            .take()
+            .filter(|current| !which(current.generation));
+        loop {
+            let lives = match self.lives() {
+                Ok(lives) => lives,
+                Err(error) => {
+                    tracing::warn!("cannot read what runs of {}: {error}", self.instance);
+                    tokio::time::sleep(RETRY_TIME).await;
+                    continue;
+                }
+            };
+            let Some((generation, _)) = lives.into_iter().find(|(present, _)| which(*present))
+            else {
+                return;
+            };
+            self.remove(generation).await;
+        }
+    }
+
+    /// Ends a life and removes what is left of it, and tries until it has.
+    async fn remove(&self, generation: Generation) {
+        let life = self.life(generation);
+        while let Err(error) = end(&self.shared, &life).await {
+            tracing::warn!("{} does not end: {error}", life.name());
+            tokio::time::sleep(RETRY_TIME).await;
+        }
+    }
+
+    async fn measure(&mut self) {
+        let Some(current) = &mut self.current else {
+            return;
+        };
+        let running = Arc::clone(&current.running);
+        let Ok(usage) = blocking(move || Ok(usage::measure(&running))).await else {
+            return;
+        };
+        let cpu_percent = current.sample.advance(Instant::now(), usage.processor);
+        let memory_mib = u32::try_from(usage.memory_bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        let generation = current.generation;
+        self.say(
+            generation,
+            RuntimeEvent::Usage {
+                cpu_percent,
+                memory_mib,
+            },
+        );
+    }
+
+    fn say(&self, generation: Generation, event: RuntimeEvent) {
+        // Nobody listens when the worker is on its way out.
+        let _ = self
+            .shared
+            .events
+            .send((self.instance.clone(), generation, event));
+    }
+
+    fn life(&self, generation: Generation) -> Life {
+        Life::of(&self.shared.config.folder, &self.instance, generation)
+    }
+
+    fn lives(&self) -> io::Result<Vec<(Generation, Life)>> {
+        Life::of_instance(&self.shared.config.folder, &self.instance)
+    }
+}
+
+/// Ends a life and removes what is left of it.
+async fn end(shared: &Arc<Shared>, life: &Life) -> io::Result<()> {
+    let looked = {
+        let life = life.clone();
+        blocking(move || supervised::look(&life)).await
+    };
+    if let Ok(Standing::Running(running)) = &looked {
+        let grace = Duration::from_millis(running.order.grace_ms);
+        let watched = Watched::new(running)?;
+        watched.end(grace.saturating_add(SUPERVISOR_TIME)).await?;
+    }
+    let (shared, life) = (Arc::clone(shared), life.clone());
+    blocking(move || {
+        let group = match life.order() {
+            Ok(Some(order)) => order.group,
+            // It may have been made all the same.
+            Ok(None) | Err(_) => shared.config.cgroups.named(&shared.group_name(&life)),
+        };
+        group.kill()?;
+        group.remove()?;
+        life.remove()
+    })
+    .await
+}
+
+fn event(outcome: Outcome) -> RuntimeEvent {
+    match outcome {
+        Outcome::NotStarted(why) => RuntimeEvent::NotStarted(why),
+        Outcome::Exited { status, detail } => RuntimeEvent::Exited { status, detail },
+    }
+}
+
+/// Runs what reads files or waits on a thread for such things.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(io::Error::other(error)),
+    }
+}

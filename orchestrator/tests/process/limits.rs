@@ -1,0 +1,149 @@
+//! Limits are held, and what is used is measured.
+
+use std::time::Duration;
+
+use orchestrator::runtime::Runtime;
+use orchestrator::runtime::cgroup::Cgroups;
+use orchestrator_core::worker::RuntimeEvent;
+
+use super::lab::{Lab, instance, script};
+
+/// How long a hog is watched: forty periods of the kernel's bandwidth control.
+const WATCHED: Duration = Duration::from_secs(4);
+
+/// What an instance of the lab uses since it was last asked.
+async fn usage(lab: &mut Lab) -> (f32, u32) {
+    lab.runtime.measure();
+    match lab.next().await {
+        (
+            _,
+            _,
+            RuntimeEvent::Usage {
+                cpu_percent,
+                memory_mib,
+            },
+        ) => (cpu_percent, memory_mib),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_memory_hog_is_killed_and_it_is_said_why() {
+    let mut lab = Lab::new();
+    let mut hog = script(0, 1, "exec dd if=/dev/zero of=/dev/null bs=500M");
+    hog.spec.resources.memory_mib = 32;
+    lab.run(hog).await;
+    let words = "killed: it used more than its 32 MiB of memory";
+    assert_eq!(lab.exit().await, (137, Some(words.into())));
+    lab.stop(0, 1).await;
+    lab.must_be_clean();
+}
+
+#[tokio::test]
+async fn a_hog_below_a_shell_is_said_as_well() {
+    let mut lab = Lab::new();
+    let mut hog = script(0, 1, "dd if=/dev/zero of=/dev/null bs=500M; exit $?");
+    hog.spec.resources.memory_mib = 32;
+    lab.run(hog).await;
+    let (status, detail) = lab.exit().await;
+    assert_eq!(status, 137);
+    assert!(detail.unwrap().contains("32 MiB of memory"));
+    lab.stop(0, 1).await;
+    lab.must_be_clean();
+}
+
+#[tokio::test]
+async fn a_processor_hog_is_held_within_a_tenth_of_its_share() {
+    let mut lab = Lab::new();
+    let mut hog = script(0, 1, "while :; do :; done");
+    hog.spec.resources.millicpus = 200;
+    lab.run(hog).await;
+    usage(&mut lab).await;
+    tokio::time::sleep(WATCHED).await;
+    let (cpu_percent, _) = usage(&mut lab).await;
+    assert!((18.0..=22.0).contains(&cpu_percent), "{cpu_percent}");
+    // The next worker does not take what was used before for what is used now.
+    let mut lab = lab.restart(&[0]);
+    lab.expect(0, 1, RuntimeEvent::Running).await;
+    tokio::time::sleep(WATCHED / 4).await;
+    let (cpu_percent, _) = usage(&mut lab).await;
+    assert!(cpu_percent < 30.0, "{cpu_percent}");
+    lab.stop(0, 1).await;
+    lab.must_be_clean();
+}
+
+#[tokio::test]
+async fn memory_in_use_is_measured() {
+    let mut lab = Lab::new();
+    // tail keeps all that it was given in memory until its input ends.
+    let mut user = script(
+        0,
+        1,
+        "{ head -c 20M /dev/zero; echo full >&2; sleep 1000; } | tail -c 30M",
+    );
+    user.spec.resources.memory_mib = 100;
+    lab.run(user).await;
+    lab.line(0, |line| line == "full").await;
+    let (_, memory_mib) = usage(&mut lab).await;
+    assert!((19..=40).contains(&memory_mib), "{memory_mib}");
+    lab.stop(0, 1).await;
+    lab.must_be_clean();
+}
+
+#[tokio::test]
+async fn a_fork_bomb_stays_within_its_processes_and_ends() {
+    let mut lab = Lab::with(|config| config.pids = 40);
+    let bomb = "f() { f | f & }; echo go; f; while :; do sleep 1000; done";
+    lab.run(script(0, 1, bomb)).await;
+    lab.line(0, |line| line.contains("ork")).await;
+    lab.stop(0, 1).await;
+    lab.must_be_clean();
+}
+
+#[tokio::test]
+async fn without_cgroups_instances_run_are_measured_and_end_whole() {
+    let mut lab = Lab::with(|config| config.cgroups = Cgroups::default());
+    let leaves = "setsid sh -c 'echo daemon $$; while :; do :; done' & sleep 1000";
+    lab.run(script(0, 1, leaves)).await;
+    let line = lab.line(0, |line| line.starts_with("daemon ")).await;
+    let daemon: i32 = line["daemon ".len()..].parse().unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (cpu_percent, memory_mib) = usage(&mut lab).await;
+    assert!(
+        cpu_percent > 5.0 && memory_mib > 0,
+        "{cpu_percent} {memory_mib}"
+    );
+    lab.must_have_no_groups();
+    lab.stop(0, 1).await;
+    assert!(!super::lab::lives(daemon));
+    // What needs a group is refused there.
+    let mut limited = script(1, 1, "true");
+    limited.spec.resources.memory_mib = 10;
+    let why = lab.refusal(limited).await;
+    assert!(why.contains("cannot limit memory"), "{why}");
+    assert!(lab.runtime.logs(&instance(1), 1).is_err());
+    lab.must_be_clean();
+}
+
+#[tokio::test]
+async fn a_supervisor_is_small() {
+    let mut lab = Lab::new();
+    lab.run(script(0, 1, "exec sleep 1000")).await;
+    let pid = lab.supervisor();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let own: u64 = status
+        .lines()
+        .filter(|line| line.starts_with("Private_"))
+        .map(|line| {
+            line.split_whitespace()
+                .nth(1)
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
+        })
+        .sum();
+    // Its share of the program and of the C library is everyone's.
+    assert!(own < 1_500, "{own} KiB\n{status}");
+    lab.stop(0, 1).await;
+    lab.must_be_clean();
+}
