@@ -112,7 +112,7 @@ pub enum StatementFault {
     )]
     ForeignAddress {
         /// What the statement is about.
-        subject: Subject,
+        subject: Box<Subject>,
         /// The address.
         address: IpAddr,
         /// The signer.

@@ -462,7 +462,7 @@ fn check_addresses(
     match addresses.iter().find(foreign) {
         None => Ok(()),
         Some(address) => Err(StatementFault::ForeignAddress {
-            subject: subject(),
+            subject: Box::new(subject()),
             address,
             cluster: grant.cluster.clone(),
             generation: grant.generation,
