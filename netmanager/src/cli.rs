@@ -18,6 +18,7 @@ use failure::Failure;
 pub mod pki;
 pub mod relay;
 
+mod attach;
 mod daemon;
 mod dig;
 mod failure;
@@ -81,6 +82,12 @@ enum Command {
     Down,
     /// Run a program in an instance's namespace
     Run(RunArgs),
+    /// Host an instance: make its namespace and lead its addresses there
+    Attach(AttachArgs),
+    /// Host an instance no more: remove its namespace
+    Detach(DetachArgs),
+    /// Show which instances are attached
+    Attached,
     /// Show how the daemon is
     Status,
     /// Show the other nodes and the paths to them
@@ -106,6 +113,36 @@ struct RunArgs {
     /// The program and its arguments
     #[arg(required = true, last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+struct AttachArgs {
+    /// The instance, as appname.appns.servicename.servicens.number
+    instance: String,
+    /// Which of its lives; a higher one replaces a lower one
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    generation: u64,
+    /// Its IPv4 address
+    #[arg(long, value_name = "IP")]
+    ipv4: Option<std::net::Ipv4Addr>,
+    /// Its IPv6 address
+    #[arg(long, value_name = "IP")]
+    ipv6: Option<std::net::Ipv6Addr>,
+    /// Its organisation
+    #[arg(long, value_name = "NAME")]
+    organisation: Option<String>,
+    /// A port of the host that leads to it, as in 8080:80/tcp; can be repeated
+    #[arg(long = "port", value_name = "MAPPING")]
+    ports: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct DetachArgs {
+    /// The instance, as appname.appns.servicename.servicens.number
+    instance: String,
+    /// Only if it is attached in that life or an older one
+    #[arg(long, value_name = "NUMBER")]
+    generation: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -178,6 +215,9 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Up => daemon::up(options),
         Command::Down => daemon::down(options),
         Command::Run(args) => run::run(options, args),
+        Command::Attach(args) => attach::attach(options, args),
+        Command::Detach(args) => attach::detach(options, args),
+        Command::Attached => attach::list(options),
         Command::Status => show::status(options),
         Command::Peers => show::peers(options),
         Command::Flows(args) => show::flows(options, args),

@@ -17,11 +17,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use netmanager_core::dns::ClientLimits;
+use netmanager_core::rows::Attached;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 use weald_proto::id::NodeId;
 use weald_proto::table::Table;
 
+use crate::api::hosting::Hosting;
 use crate::api::server::ApiServer;
 use crate::api::{About, ApiContext};
 use crate::config::NetConfig;
@@ -31,6 +33,7 @@ use crate::env::{EnvConfig, Overlay};
 use crate::socket::DataSocket;
 use crate::state::StateDir;
 
+mod hosting;
 mod identified;
 mod packets;
 mod signals;
@@ -42,7 +45,8 @@ mod tests;
 
 pub use identified::Identified;
 
-use table_keeper::TableKeeper;
+use hosting::HostHandle;
+use table_keeper::{Candidate, TableKeeper};
 
 /// Threads for names and the API: neither computes much, and packets need the processors.
 const RUNTIME_THREADS: usize = 2;
@@ -76,6 +80,8 @@ pub struct Ready {
 enum Event {
     /// The table's file may have changed.
     Table,
+    /// Somebody wants instances to be hosted, or to know which are.
+    Host(Hosting),
     /// Other peers than before have a session.
     Peers(Vec<NodeId>),
     /// A signal asks it to stop.
@@ -125,8 +131,8 @@ impl Daemon {
         let state = StateDir::open(&config.state_dir)?;
         let identified = Identified::of(&config)?;
         let keeper = TableKeeper::load(&config.table, state, &identified.node)?;
-        let overlay = Overlay::up(env_config(&config, &identified, keeper.table())?)
-            .context("cannot make the overlay")?;
+        let env = env_config(&config, &identified, keeper.table(), keeper.attached())?;
+        let overlay = Overlay::up(env).context("cannot make the overlay")?;
         let socket = DataSocket::bind(config.listen)?;
         let listen = socket.local_address()?;
         let packets = packets::start(&config, &identified, &keeper, &overlay, socket, events)?;
@@ -138,13 +144,18 @@ impl Daemon {
             packets,
             listen,
         };
-        daemon.serve(runtime, started)?;
+        daemon.serve(runtime, events, started)?;
         watch::watch(runtime, &daemon.config.table, events);
         Ok(daemon)
     }
 
     /// Starts names and the API.
-    fn serve(&self, runtime: &Runtime, started: Instant) -> anyhow::Result<()> {
+    fn serve(
+        &self,
+        runtime: &Runtime,
+        events: &Sender<Event>,
+        started: Instant,
+    ) -> anyhow::Result<()> {
         let _entered = runtime.enter();
         let names = Arc::new(DnsCounters::default());
         self.serve_names(runtime, &names)?;
@@ -159,6 +170,7 @@ impl Daemon {
             snapshot: self.keeper.snapshot(),
             table: self.keeper.report(),
             inspector: Arc::new(self.packets.handle().clone()),
+            host: Arc::new(HostHandle(events.clone())),
             names,
             nft: Some(Arc::new(self.overlay.nft_counters()?)),
         };
@@ -203,6 +215,7 @@ impl Daemon {
         let result = loop {
             match inbox.recv_timeout(CARE_INTERVAL) {
                 Ok(Event::Table) => self.reload(),
+                Ok(Event::Host(request)) => self.host(request),
                 Ok(Event::Peers(peers)) => self.keeper.keep_peers(&peers),
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break Ok(()),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -221,17 +234,25 @@ impl Daemon {
         let Some(candidate) = self.keeper.read_change() else {
             return;
         };
-        let applied = env_config(&self.config, &self.identified, candidate.table())
-            .and_then(|env| self.overlay.update(env));
-        if let Err(error) = applied {
+        if let Err(error) = self.update_overlay(&candidate) {
             self.keeper.refuse(candidate, &error);
             return;
         }
+        self.use_table(candidate);
+    }
+
+    fn update_overlay(&mut self, candidate: &Candidate) -> anyhow::Result<()> {
+        let (table, attached) = (candidate.table(), candidate.attached());
+        let env = env_config(&self.config, &self.identified, table, attached)?;
+        self.overlay.update(env)
+    }
+
+    fn use_table(&mut self, candidate: Candidate) {
         let snapshot = self.keeper.accept(candidate);
-        if self.packets.handle().set_table(snapshot).is_err() {
-            return;
+        // Without a packet thread the daemon ends soon.
+        if self.packets.handle().set_table(snapshot).is_ok() {
+            tracing::info!(epoch = self.keeper.epoch(), "the table has changed");
         }
-        tracing::info!(epoch = self.keeper.epoch(), "the table has changed");
     }
 }
 
@@ -254,10 +275,12 @@ fn env_config(
     config: &NetConfig,
     identified: &Identified,
     table: &Table,
+    attached: &[Attached],
 ) -> anyhow::Result<EnvConfig> {
     Ok(EnvConfig::from_table(
         table,
         &identified.node,
+        attached,
         identified.overlay.clone(),
         config.overlay.egress,
     )?)

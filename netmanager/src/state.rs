@@ -1,5 +1,5 @@
 //! What is kept on disk over a restart: the last good table, the stateless reset key, the peers
-//! that were active.
+//! that were active, the instances that are attached.
 //!
 //! Nothing here is needed to start: what is missing or broken is made anew or left out, with a
 //! warning. Files are replaced whole, so a power cut leaves the old or the new one. Used by the
@@ -11,10 +11,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use netmanager_core::rows::Attached;
 use rustix::fs::FlockOperation;
 use weald_proto::id::NodeId;
 use weald_proto::table::Table;
 
+use crate::api::hosting::Attachment;
 use crate::config::{ConfigErrors, load_table};
 
 /// The last table that was valid, as its file had it.
@@ -25,6 +27,9 @@ const RESET_KEY_FILE: &str = "reset.key";
 
 /// The peers that were active, one id a line.
 const PEERS_FILE: &str = "peers";
+
+/// The attached instances, one a line of JSON.
+const ATTACHED_FILE: &str = "attached";
 
 /// Held by the daemon that uses the folder.
 const LOCK_FILE: &str = "lock";
@@ -152,6 +157,25 @@ impl StateDir {
         peers.into_iter().flatten().collect()
     }
 
+    /// Keeps which instances are attached.
+    ///
+    /// # Errors
+    /// They could not be written; those kept before are still there.
+    pub fn keep_attached(&self, attached: &[Attached]) -> anyhow::Result<()> {
+        let mut lines = Vec::new();
+        for attached in attached {
+            serde_json::to_writer(&mut lines, &Attachment::from(attached))?;
+            lines.push(b'\n');
+        }
+        self.replace(ATTACHED_FILE, &lines)
+    }
+
+    /// The instances that were attached when they were last kept. Lines that are none are left out.
+    #[must_use]
+    pub fn kept_attached(&self) -> Vec<Attached> {
+        kept_attached(&self.folder)
+    }
+
     fn read_small(&self, name: &str) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         File::open(self.folder.join(name))?
@@ -192,6 +216,37 @@ pub fn kept_table(folder: &Path) -> Result<Option<Table>, ConfigErrors> {
     } else {
         Ok(None)
     }
+}
+
+/// The instances that a daemon kept as attached in the state folder `folder`, whether it runs or
+/// not. Lines that are none are left out, with a warning.
+#[must_use]
+pub fn kept_attached(folder: &Path) -> Vec<Attached> {
+    let path = folder.join(ATTACHED_FILE);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            tracing::warn!(
+                file = %path.display(), %error,
+                "the list of attached instances cannot be read; starting without"
+            );
+            return Vec::new();
+        }
+    };
+    let read = |line: &str| {
+        let attachment: Attachment =
+            serde_json::from_str(line).map_err(|error| error.to_string())?;
+        attachment.check()
+    };
+    let lines = text.lines().filter_map(|line| match read(line) {
+        Ok(attached) => Some(attached),
+        Err(error) => {
+            tracing::warn!(file = %path.display(), %error, "a line is no attached instance");
+            None
+        }
+    });
+    lines.collect()
 }
 
 #[cfg(test)]
@@ -268,6 +323,39 @@ mod tests {
             .collect();
         state.keep_peers(many.iter()).unwrap();
         assert_eq!(state.kept_peers(), many[..MAX_KEPT_PEERS]);
+    }
+
+    #[test]
+    fn attached_instances_are_kept_and_damaged_lines_left_out() {
+        let (folder, state) = state();
+        assert_eq!(state.kept_attached(), []);
+        let attached = Attached {
+            instance: "shop.prod.web.prod.1".parse().unwrap(),
+            generation: 7,
+            instance_ip: weald_proto::addr::Dual {
+                v4: Some("10.30.0.2".parse().unwrap()),
+                v6: None,
+            },
+            organisation: None,
+            ports: vec!["8080:80/udp".parse().unwrap()],
+        };
+        state
+            .keep_attached(std::slice::from_ref(&attached))
+            .unwrap();
+        assert_eq!(state.kept_attached(), std::slice::from_ref(&attached));
+        let path = folder.path().join("state").join(ATTACHED_FILE);
+        let line = fs::read_to_string(path).unwrap();
+        assert_eq!(
+            line,
+            "{\"instance\":\"shop.prod.web.prod.1\",\"generation\":7,\"ipv4\":\"10.30.0.2\",\
+             \"ports\":[\"8080:80/udp\"]}\n"
+        );
+        put(
+            &folder,
+            ATTACHED_FILE,
+            format!("{{}}\n{line}x\n").as_bytes(),
+        );
+        assert_eq!(state.kept_attached(), [attached]);
     }
 
     #[test]

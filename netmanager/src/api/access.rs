@@ -1,4 +1,5 @@
-//! Who may use the local API: root, the daemon's own user and the socket's group.
+//! Who may use the local API: root, the daemon's own user and the socket's group. The group may
+//! only ask.
 //!
 //! The socket's mode (0660) says the same to the kernel; this is checked again on every
 //! connection, because a mode can be changed by mistake. The group is that of the socket's file,
@@ -45,6 +46,12 @@ impl Caller {
     #[must_use]
     pub fn may_ask(&self, daemon_uid: u32, socket_gid: u32) -> bool {
         self.uid == 0 || self.uid == daemon_uid || self.gids.contains(&socket_gid)
+    }
+
+    /// Whether it may change what the node hosts.
+    #[must_use]
+    pub const fn may_change(&self, daemon_uid: u32) -> bool {
+        self.uid == 0 || self.uid == daemon_uid
     }
 }
 

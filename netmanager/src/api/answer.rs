@@ -15,7 +15,8 @@ use weald_proto::name::Policy;
 use crate::dns_server::DnsCounters;
 use crate::env::NftCounters;
 
-use super::inspect::{ExplainQuery, FlowFilter, Inspect, Inspector, Reply};
+use super::hosting::{Attacher, Attachment, Hosting};
+use super::inspect::{ExplainQuery, FlowFilter, Inspect, Inspector, Reply, Unavailable};
 use super::message::{Answer, ApiError, ErrorCode, Request};
 use super::report::{
     DropCounter, Explanation, PolicyExplanation, QueryCounter, Status, TableReport,
@@ -23,6 +24,10 @@ use super::report::{
 
 /// How long the packet thread may take to answer; it does so between two batches of packets.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the daemon's thread may take to make or remove an instance's network: some tens of
+/// milliseconds, more on a busy machine, and others may be before it.
+const HOSTING_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What does not change while the daemon runs.
 #[derive(Debug, Clone)]
@@ -47,6 +52,8 @@ pub struct ApiContext {
     pub table: Arc<ArcSwap<TableReport>>,
     /// The packet thread.
     pub inspector: Arc<dyn Inspector>,
+    /// The daemon's thread, which hosts instances.
+    pub host: Arc<dyn Attacher>,
     /// How queries for names ended.
     pub names: Arc<DnsCounters>,
     /// What the overlay's nft rules have dropped; none in tests without an overlay.
@@ -63,14 +70,24 @@ impl fmt::Debug for ApiContext {
 }
 
 impl ApiContext {
-    /// Answers one request.
-    pub async fn answer(&self, request: Request) -> Answer {
+    /// Answers one request of somebody who may change what the node hosts, or may not.
+    pub async fn answer(&self, request: Request, may_change: bool) -> Answer {
         let answer = match request {
             Request::Status {} => Ok(Answer::Status(Box::new(self.status().await))),
             Request::Peers {} => self.ask(Inspect::Peers).await.map(Answer::Peers),
             Request::Flows { filter } => self.flows(filter).await,
             Request::Explain { name, from } => self.explain(&name, from.as_deref()).await,
             Request::Counters {} => self.ask(Inspect::Counters).await.map(Answer::Counters),
+            Request::Attach(_) | Request::Detach { .. } if !may_change => Err(ApiError::new(
+                ErrorCode::Refused,
+                "only root and the daemon's user may attach and detach instances",
+            )),
+            Request::Attach(attachment) => self.attach(&attachment).await,
+            Request::Detach {
+                instance,
+                generation,
+            } => self.detach(&instance, generation).await,
+            Request::Attached {} => self.host(Hosting::List).await.map(Answer::Attachments),
         };
         answer.unwrap_or_else(Answer::Error)
     }
@@ -155,6 +172,37 @@ impl ApiContext {
             addresses: resolved.addresses.iter().collect(),
             policies,
         }))
+    }
+
+    async fn attach(&self, attachment: &Attachment) -> Result<Answer, ApiError> {
+        let wrong = |error| ApiError::new(ErrorCode::BadRequest, error);
+        let instance = attachment.check().map_err(wrong)?;
+        let report = self
+            .host(|reply| Hosting::Attach(instance, reply))
+            .await??;
+        Ok(Answer::Attached(Box::new(report)))
+    }
+
+    async fn detach(&self, instance: &str, generation: Option<u64>) -> Result<Answer, ApiError> {
+        let wrong = |error| ApiError::new(ErrorCode::BadRequest, format!("instance: {error}"));
+        let instance = instance.parse().map_err(wrong)?;
+        let detached = self
+            .host(|reply| Hosting::Detach(instance, generation, reply))
+            .await??;
+        Ok(Answer::Detached(detached))
+    }
+
+    async fn host<T>(&self, request: impl FnOnce(Reply<T>) -> Hosting) -> Result<T, ApiError> {
+        let (reply, answer): (_, oneshot::Receiver<T>) = Reply::channel();
+        let unavailable = || ApiError::new(ErrorCode::Unavailable, "the daemon is stopping");
+        self.host
+            .submit(request(reply))
+            .map_err(|Unavailable| unavailable())?;
+        let busy = "the daemon takes too long; what was asked for may still happen";
+        tokio::time::timeout(HOSTING_TIMEOUT, answer)
+            .await
+            .map_err(|_| ApiError::new(ErrorCode::Unavailable, busy))?
+            .map_err(|_| unavailable())
     }
 
     async fn ask<T>(&self, question: impl FnOnce(Reply<T>) -> Inspect) -> Result<T, ApiError> {

@@ -97,7 +97,10 @@ impl Client {
             | Answer::Peers(_)
             | Answer::Flows(_)
             | Answer::Explanation(_)
-            | Answer::Counters(_)) => Ok(answer),
+            | Answer::Counters(_)
+            | Answer::Attached(_)
+            | Answer::Detached(_)
+            | Answer::Attachments(_)) => Ok(answer),
         }
     }
 }

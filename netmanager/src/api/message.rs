@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::hosting::{AttachedReport, Attachment};
 use super::inspect::FlowFilter;
 use super::report::{DropCounter, Explanation, FlowReport, PeerReport, Status};
 
@@ -35,6 +36,20 @@ pub enum Request {
     },
     /// How many packets were dropped, by reason?
     Counters {},
+    /// Host this instance: make its namespace, its device and its rules. Needs root or the daemon's
+    /// user. The same again changes nothing.
+    Attach(Attachment),
+    /// Host this instance no more. Needs root or the daemon's user. One that is not attached is no
+    /// fault.
+    Detach {
+        /// The instance.
+        instance: String,
+        /// Only if it is attached in that life or an older one; none means any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        generation: Option<u64>,
+    },
+    /// Which instances are attached?
+    Attached {},
 }
 
 /// The answer to a [`Request`], or why there is none.
@@ -51,6 +66,12 @@ pub enum Answer {
     Explanation(Explanation),
     /// To [`Request::Counters`].
     Counters(Vec<DropCounter>),
+    /// To [`Request::Attach`].
+    Attached(Box<AttachedReport>),
+    /// To [`Request::Detach`]: whether it was attached.
+    Detached(bool),
+    /// To [`Request::Attached`].
+    Attachments(Vec<AttachedReport>),
     /// To any.
     Error(ApiError),
 }
@@ -87,6 +108,10 @@ pub enum ErrorCode {
     Refused,
     /// Too many ask at once.
     Busy,
-    /// The packet thread does not answer.
+    /// The packet thread or the daemon's thread does not answer.
     Unavailable,
+    /// It contradicts what is there.
+    Conflict,
+    /// The kernel refused something.
+    Failed,
 }

@@ -82,13 +82,13 @@ impl ApiServer {
                     continue;
                 }
             };
-            let refusal = self.admit(&stream).err();
+            let admitted = self.admit(&stream);
             let context = Arc::clone(&context);
             match Arc::clone(&slots).try_acquire_owned() {
                 Ok(slot) => drop(tokio::spawn(async move {
-                    match refusal {
-                        Some(refusal) => refuse(stream, refusal).await,
-                        None => converse(stream, &context).await,
+                    match admitted {
+                        Err(refusal) => refuse(stream, refusal).await,
+                        Ok(may_change) => converse(stream, &context, may_change).await,
                     }
                     drop(slot);
                 })),
@@ -99,13 +99,14 @@ impl ApiServer {
         }
     }
 
-    fn admit(&self, stream: &UnixStream) -> Result<(), ApiError> {
+    /// Lets somebody in or not, and says whether they may change anything.
+    fn admit(&self, stream: &UnixStream) -> Result<bool, ApiError> {
         let refused = |message: String| ApiError::new(ErrorCode::Refused, message);
         let caller = Caller::of(stream).map_err(|error| refused(error.to_string()))?;
         let socket_gid = fs::metadata(&self.path).map_or(0, |file| file.gid());
         let daemon_uid = rustix::process::geteuid().as_raw();
         if caller.may_ask(daemon_uid, socket_gid) {
-            return Ok(());
+            return Ok(caller.may_change(daemon_uid));
         }
         tracing::debug!(uid = caller.uid, "refused a connection to the API");
         Err(refused(format!(
@@ -154,7 +155,7 @@ fn refuse_at_once(stream: &UnixStream) {
 
 /// Answers one request after the other until the client goes, is silent for too long, or sends
 /// something that cannot be a request.
-async fn converse(stream: UnixStream, context: &ApiContext) {
+async fn converse(stream: UnixStream, context: &ApiContext, may_change: bool) {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
@@ -163,7 +164,7 @@ async fn converse(stream: UnixStream, context: &ApiContext) {
         let read = timeout(IDLE_TIMEOUT, read_line(&mut reader, &mut line)).await;
         let answer = match read {
             Ok(Ok(true)) => match serde_json::from_slice::<Request>(&line) {
-                Ok(request) => context.answer(request).await,
+                Ok(request) => context.answer(request, may_change).await,
                 Err(error) => Answer::Error(ApiError::new(
                     ErrorCode::BadRequest,
                     format!("this is not a request: {error}"),

@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 
 use super::access::Caller;
 use super::client::{Client, ClientError};
+use super::hosting::{AttachedReport, Attacher, Attachment, Hosting};
 use super::inspect::{FlowFilter, Inspect, Inspector, Unavailable};
 use super::message::{Answer, ErrorCode, MAX_REQUEST_BYTES, Request};
 use super::report::*;
@@ -57,6 +58,32 @@ impl Inspector for Canned {
     }
 }
 
+/// A daemon's thread that says what it was asked, or is stopping.
+#[derive(Debug)]
+struct CannedHost {
+    answers: bool,
+}
+
+impl Attacher for CannedHost {
+    fn submit(&self, request: Hosting) -> Result<(), Unavailable> {
+        if !self.answers {
+            return Err(Unavailable);
+        }
+        match request {
+            Hosting::Attach(attached, reply) => reply.send(Ok(AttachedReport {
+                attachment: Attachment::from(&attached),
+                netns: "/run/netns/x".into(),
+                resolv_conf: "/run/weald/x".into(),
+            })),
+            Hosting::Detach(instance, generation, reply) => {
+                reply.send(Ok(instance.number == 1 && generation == Some(2)));
+            }
+            Hosting::List(reply) => reply.send(Vec::new()),
+        }
+        Ok(())
+    }
+}
+
 struct Daemon {
     _runtime: Runtime,
     folder: tempfile::TempDir,
@@ -79,6 +106,7 @@ impl Daemon {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             table: Arc::new(ArcSwap::from_pointee(TableReport::default())),
             inspector: Arc::new(Canned { answers }),
+            host: Arc::new(CannedHost { answers }),
             names: Arc::default(),
             nft: None,
         });
@@ -159,6 +187,62 @@ fn every_request_has_its_answer() {
 }
 
 #[test]
+fn instances_are_attached_and_detached() {
+    let daemon = Daemon::start(true);
+    let attachment = Attachment {
+        instance: "shop.prod.web.prod.1".to_owned(),
+        generation: 2,
+        ipv4: Some("10.30.0.9".parse().unwrap()),
+        ipv6: None,
+        organisation: Some("acme".to_owned()),
+        ports: vec!["8080:80/tcp".to_owned()],
+    };
+    let Answer::Attached(report) = daemon.ask(&Request::Attach(attachment.clone())).unwrap() else {
+        panic!("another answer")
+    };
+    assert_eq!(report.attachment, attachment);
+    for (field, wrong) in [
+        (
+            "ports: ",
+            Attachment {
+                ports: vec!["80".to_owned()],
+                ..attachment.clone()
+            },
+        ),
+        (
+            "instance: ",
+            Attachment {
+                instance: "web".to_owned(),
+                ..attachment.clone()
+            },
+        ),
+        (
+            "organisation: ",
+            Attachment {
+                organisation: Some("a b".to_owned()),
+                ..attachment
+            },
+        ),
+    ] {
+        let (wrong, text) = code(daemon.ask(&Request::Attach(wrong)));
+        assert_eq!(wrong, ErrorCode::BadRequest);
+        assert!(text.starts_with(field), "{text}");
+    }
+    let detach = |number: u32| Request::Detach {
+        instance: format!("shop.prod.web.prod.{number}"),
+        generation: Some(2),
+    };
+    assert_eq!(daemon.ask(&detach(1)).unwrap(), Answer::Detached(true));
+    assert_eq!(daemon.ask(&detach(2)).unwrap(), Answer::Detached(false));
+    let list = daemon.ask(&Request::Attached {}).unwrap();
+    assert_eq!(list, Answer::Attachments(Vec::new()));
+    let stopping = Daemon::start(false);
+    let (unavailable, text) = code(stopping.ask(&detach(1)));
+    assert_eq!(unavailable, ErrorCode::Unavailable);
+    assert_eq!(text, "the daemon is stopping");
+}
+
+#[test]
 fn names_are_looked_up_for_the_host_or_for_an_instance() {
     let daemon = Daemon::start(true);
     let Answer::Explanation(found) = daemon
@@ -215,7 +299,7 @@ fn without_a_packet_thread_the_status_still_comes() {
 #[test]
 fn what_is_no_request_gets_an_error() {
     let daemon = Daemon::start(true);
-    let unknown = "{\"answer\":\"error\",\"data\":{\"code\":\"bad_request\",\"message\":\"this is not a request: unknown variant `reboot`, expected one of `status`, `peers`, `flows`, `explain`, `counters` at line 1 column 19\"}}\n";
+    let unknown = "{\"answer\":\"error\",\"data\":{\"code\":\"bad_request\",\"message\":\"this is not a request: unknown variant `reboot`, expected one of `status`, `peers`, `flows`, `explain`, `counters`, `attach`, `detach`, `attached` at line 1 column 19\"}}\n";
     assert_eq!(daemon.ask_raw(b"{\"request\":\"reboot\"}\n"), unknown);
     for bytes in [
         &b"\n"[..],
@@ -269,6 +353,16 @@ fn the_socket_is_for_owner_and_group() {
 
 /// Asks as another user; needs root. Credentials are a thread's own in the kernel.
 fn ask_as(socket: PathBuf, uid: u32, gid: u32, groups: &'static [u32]) -> String {
+    ask_text_as(socket, "{\"request\":\"status\"}\n", uid, gid, groups)
+}
+
+fn ask_text_as(
+    socket: PathBuf,
+    request: &'static str,
+    uid: u32,
+    gid: u32,
+    groups: &'static [u32],
+) -> String {
     std::thread::spawn(move || {
         let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
@@ -277,11 +371,11 @@ fn ask_as(socket: PathBuf, uid: u32, gid: u32, groups: &'static [u32]) -> String
         rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
         let mut line = String::new();
         let stream = UnixStream::connect(socket).unwrap();
-        drop((&stream).write_all(b"{\"request\":\"status\"}\n"));
+        drop((&stream).write_all(request.as_bytes()));
         let mut reader = BufReader::new(stream);
         reader.read_line(&mut line).unwrap();
         let mut rest = Vec::new();
-        if line.starts_with("{\"answer\":\"error\"") {
+        if line.contains("may not use this netmanager") {
             // Closed after the refusal; the unread request may make that a reset.
             assert_eq!(reader.read_to_end(&mut rest).unwrap_or(0), 0);
         }
@@ -303,6 +397,13 @@ fn strangers_are_refused_even_if_the_mode_lets_them_in() {
     let refusal = "{\"answer\":\"error\",\"data\":{\"code\":\"refused\",\"message\":\"user 65534 may not use this netmanager; be root, its user 0, or in the socket's group 4711\"}}\n";
     std::os::unix::fs::chown(daemon.socket(), None, Some(4711)).unwrap();
     assert_eq!(ask_as(daemon.socket(), 65534, 65534, &[65534]), refusal);
+    let attach =
+        "{\"request\":\"attach\",\"instance\":\"shop.prod.web.prod.1\",\"generation\":2}\n";
+    let refused = ask_text_as(daemon.socket(), attach, 65534, 4711, &[]);
+    assert_eq!(
+        refused,
+        "{\"answer\":\"error\",\"data\":{\"code\":\"refused\",\"message\":\"only root and the daemon's user may attach and detach instances\"}}\n"
+    );
     for (gid, groups) in [(4711, &[][..]), (65534, &[100, 4711][..])] {
         let line = ask_as(daemon.socket(), 65534, gid, groups);
         assert!(line.starts_with("{\"answer\":\"status\""), "{line}");

@@ -101,7 +101,10 @@ impl From<ClientError> for Failure {
                 ErrorCode::BadRequest => Kind::Usage,
                 ErrorCode::NotFound => Kind::NotFound,
                 ErrorCode::Refused => Kind::Refused,
-                ErrorCode::Busy | ErrorCode::Unavailable => Kind::Failed,
+                ErrorCode::Busy
+                | ErrorCode::Unavailable
+                | ErrorCode::Conflict
+                | ErrorCode::Failed => Kind::Failed,
             },
         };
         Self {

@@ -6,17 +6,21 @@ use super::failure::{Failure, Kind};
 use super::{Options, RunArgs};
 use crate::daemon::Identified;
 use crate::env::run_in_instance;
+use crate::state::kept_attached;
 
 pub(super) fn run(options: &Options, args: &RunArgs) -> Result<(), Failure> {
     let config = options.load()?;
     let identified = Identified::of(&config)?;
     let table = identified.table(&config)?;
-    let local: Vec<&InstanceId> = table
-        .instances
-        .iter()
-        .filter(|row| row.node == identified.node)
-        .map(|row| &row.id)
-        .collect();
+    let attached = kept_attached(&config.state_dir);
+    let rows = table.instances.iter();
+    let own = rows.filter(|row| row.node == identified.node);
+    let mut local: Vec<&InstanceId> = own.map(|row| &row.id).collect();
+    for attached in &attached {
+        if !local.contains(&&attached.instance) {
+            local.push(&attached.instance);
+        }
+    }
     let instance = find(&args.instance, &local)?;
     let error = run_in_instance(&identified.overlay, instance, &args.command);
     Err(Failure::new(Kind::Failed, error.to_string()))

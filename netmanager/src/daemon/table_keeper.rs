@@ -1,4 +1,5 @@
-//! Keeps the table: which one is in use, where it came from, and what is wrong with its file.
+//! Keeps the table: which one is in use, where it came from, and what is wrong with its file; and
+//! the instances that are attached to this node beside those of the file.
 //!
 //! The file is what counts; a copy of the last good one is kept on disk and used at the start when
 //! the file is missing or invalid. An invalid file never replaces a table in use.
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
+use netmanager_core::rows::{Attached, with_attached};
 use netmanager_core::table::{Nodes, Snapshot};
 use weald_proto::id::NodeId;
 use weald_proto::table::Table;
@@ -24,6 +26,11 @@ pub(super) struct TableKeeper {
     node: NodeId,
     nodes: Nodes,
     epoch: u64,
+    /// What the file says.
+    base: Table,
+    /// The instances that are attached to this node.
+    attached: Vec<Attached>,
+    /// The table in use: the file's, with the attached instances.
     table: Table,
     /// What the file had when it was last looked at; none if it could not be read.
     seen: Option<String>,
@@ -35,12 +42,18 @@ pub(super) struct TableKeeper {
 #[derive(Debug)]
 pub(super) struct Candidate {
     table: Table,
-    text: String,
+    attached: Vec<Attached>,
+    /// What the file says now, if it has changed, and its text.
+    file: Option<(Table, String)>,
 }
 
 impl Candidate {
     pub(super) const fn table(&self) -> &Table {
         &self.table
+    }
+
+    pub(super) fn attached(&self) -> &[Attached] {
+        &self.attached
     }
 }
 
@@ -52,8 +65,8 @@ impl TableKeeper {
             .as_ref()
             .map_err(|errors| errors.clone().into())
             .and_then(|text| read_table(file, text, node));
-        let (table, error) = match read {
-            Ok(table) => (table, None),
+        let (base, error) = match read {
+            Ok(base) => (base, None),
             Err(error) => (kept(&state, node, &error)?, Some(format!("{error:#}"))),
         };
         let seen = seen.ok();
@@ -61,6 +74,8 @@ impl TableKeeper {
             keep(&state, text);
         }
         let mut nodes = Nodes::new();
+        let attached = state.kept_attached();
+        let table = with_attached(base.clone(), node, &attached);
         let snapshot = Snapshot::build(&table, node, &mut nodes, 1);
         let keeper = Self {
             file: file.to_owned(),
@@ -68,6 +83,8 @@ impl TableKeeper {
             node: node.clone(),
             nodes,
             epoch: 1,
+            base,
+            attached,
             table,
             seen,
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
@@ -79,6 +96,29 @@ impl TableKeeper {
 
     pub(super) const fn table(&self) -> &Table {
         &self.table
+    }
+
+    pub(super) fn attached(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    /// The table without what is attached to this node.
+    pub(super) const fn base(&self) -> &Table {
+        &self.base
+    }
+
+    /// The table that other attached instances would make.
+    pub(super) fn with_attached(&self, attached: Vec<Attached>) -> Candidate {
+        Candidate {
+            table: with_attached(self.base.clone(), &self.node, &attached),
+            attached,
+            file: None,
+        }
+    }
+
+    /// Keeps on disk which instances are attached.
+    pub(super) fn keep_attached(&self, attached: &[Attached]) -> anyhow::Result<()> {
+        self.state.keep_attached(attached)
     }
 
     pub(super) const fn epoch(&self) -> u64 {
@@ -109,12 +149,16 @@ impl TableKeeper {
         }
         self.seen = Some(text.clone());
         match read_table(&self.file, &text, &self.node) {
-            Ok(table) if table == self.table => {
+            Ok(base) if base == self.base => {
                 keep(&self.state, &text);
                 self.publish(false, None);
                 None
             }
-            Ok(table) => Some(Candidate { table, text }),
+            Ok(base) => Some(Candidate {
+                table: with_attached(base.clone(), &self.node, &self.attached),
+                attached: self.attached.clone(),
+                file: Some((base, text)),
+            }),
             Err(error) => {
                 self.complain(&error);
                 None
@@ -126,10 +170,14 @@ impl TableKeeper {
     pub(super) fn accept(&mut self, candidate: Candidate) -> Arc<Snapshot> {
         self.epoch += 1;
         self.table = candidate.table;
+        self.attached = candidate.attached;
+        if let Some((base, text)) = candidate.file {
+            self.base = base;
+            keep(&self.state, &text);
+        }
         let snapshot = Snapshot::build(&self.table, &self.node, &mut self.nodes, self.epoch);
         let snapshot = Arc::new(snapshot);
         self.snapshot.store(Arc::clone(&snapshot));
-        keep(&self.state, &candidate.text);
         self.publish(false, None);
         snapshot
     }

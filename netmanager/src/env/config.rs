@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use netmanager_core::rows::Attached;
 use weald_proto::addr::{Dual, Pools};
 use weald_proto::id::{Label, NodeId};
 use weald_proto::name::InstanceId;
@@ -123,19 +124,34 @@ impl EnvConfig {
             .unwrap_or_else(|_| prefix.clone())
     }
 
-    /// What the table says of node `me`.
+    /// What the table says of node `me`, with the instances that are attached to it although the
+    /// table does not have their services yet.
     ///
     /// # Errors
     /// Says so when the table has no such node.
     pub fn from_table(
         table: &Table,
         me: &NodeId,
+        attached: &[Attached],
         name: Label,
         egress: bool,
     ) -> Result<Self, EnvError> {
         let node = table
             .node(me)
             .ok_or_else(|| EnvError::UnknownNode(me.clone()))?;
+        Ok(Self::of(table, me, node.node_ip, attached, name, egress))
+    }
+
+    /// Like [`EnvConfig::from_table`], for a node that the table may not have yet.
+    #[must_use]
+    pub fn of(
+        table: &Table,
+        me: &NodeId,
+        node_ip: Dual,
+        attached: &[Attached],
+        name: Label,
+        egress: bool,
+    ) -> Self {
         let instances = table
             .instances
             .iter()
@@ -144,15 +160,25 @@ impl EnvConfig {
                 id: row.id.clone(),
                 instance_ip: row.instance_ip,
                 ports: row.ports.clone(),
-            })
-            .collect();
-        Ok(Self {
+            });
+        let mut instances: Vec<InstanceEnv> = instances.collect();
+        for attached in attached {
+            if instances.iter().any(|other| other.id == attached.instance) {
+                continue;
+            }
+            instances.push(InstanceEnv {
+                id: attached.instance.clone(),
+                instance_ip: attached.instance_ip,
+                ports: attached.ports.clone(),
+            });
+        }
+        Self {
             name,
             pools: table.pools.clone(),
-            node_ip: node.node_ip,
+            node_ip,
             instances,
             egress,
-        })
+        }
     }
 
     /// Checks what can be checked without looking at the host.
