@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "proto/relay.proto",
             "proto/control.proto",
             "proto/session.proto",
+            "proto/join.proto",
             "proto/statement.proto",
         ],
         ["proto"],

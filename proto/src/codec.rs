@@ -9,6 +9,7 @@
 use prost::Message as _;
 
 mod control;
+mod join;
 mod parts;
 mod session;
 mod spec;
@@ -106,6 +107,8 @@ messages!(
     crate::control::ClusterToWorker,
     crate::session::NetToCluster,
     crate::session::ClusterToNet,
+    crate::join::JoinRequest,
+    crate::join::JoinResponse,
     crate::statement::Statement,
 );
 

@@ -15,9 +15,10 @@
 //! | a cluster | who may use its relays | relay | [`token`] |
 //! | root, cluster, worker | what is wanted, what is | each other | [`control`] |
 //! | netmanager | what it is interested in | its cluster | [`session`] |
+//! | somebody new | its token's secret | root, cluster | [`join`] |
 //! | root, cluster | who may claim what | everybody | [`statement`] |
 //!
-//! The last three are laid out as bytes by [`codec`]; messages are told apart by [`stream`].
+//! The last four are laid out as bytes by [`codec`]; messages are told apart by [`stream`].
 
 pub mod id;
 
@@ -46,6 +47,8 @@ pub mod spec;
 pub mod control;
 
 pub mod session;
+
+pub mod join;
 
 pub mod statement;
 

@@ -8,6 +8,7 @@ use crate::control::{
     Reason, Refusal, RootToCluster, Standing, VERSION, WorkerToCluster,
 };
 use crate::id::{Label, NodeId, Organisation, RelayId};
+use crate::join::{JoinRequest, JoinResponse, JoinRole, JoinSecret};
 use crate::name::{ApplicationName, InstanceId, Zone};
 use crate::session::{ClusterToNet, NetToCluster};
 use crate::spec::{Constraint, Place, Resources, Runtime, ServiceSpec};
@@ -409,6 +410,29 @@ pub(super) fn cluster_to_net() -> Vec<ClusterToNet> {
             rows: vec![signed()],
         },
         ClusterToNet::Unknown(application()),
+    ]
+}
+
+pub(super) fn join_requests() -> Vec<JoinRequest> {
+    [JoinRole::Cluster, JoinRole::Worker, JoinRole::Relay]
+        .map(|role| JoinRequest {
+            secret: JoinSecret([5; 32]),
+            role,
+            name: label("a1"),
+            csr: vec![1, 2],
+        })
+        .to_vec()
+}
+
+pub(super) fn join_responses() -> Vec<JoinResponse> {
+    vec![
+        JoinResponse::Admitted {
+            chain: vec![vec![1], vec![2, 3]],
+            ca: vec![4],
+        },
+        JoinResponse::Refused {
+            text: "the token has expired".to_owned(),
+        },
     ]
 }
 

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::samples;
 use super::*;
 use crate::control::{ClusterToRoot, ClusterToWorker, RootToCluster, WorkerToCluster};
+use crate::join::{JoinRequest, JoinResponse};
 use crate::session::{ClusterToNet, NetToCluster};
 use crate::statement::Statement;
 
@@ -36,6 +37,8 @@ fn all_layouts() -> String {
         layout("ClusterToWorker", &samples::cluster_to_worker()),
         layout("NetToCluster", &samples::net_to_cluster()),
         layout("ClusterToNet", &samples::cluster_to_net()),
+        layout("JoinRequest", &samples::join_requests()),
+        layout("JoinResponse", &samples::join_responses()),
         layout("Statement", &samples::statements()),
     ]
     .concat()
@@ -172,6 +175,17 @@ fn values_out_of_range_are_refused() {
     );
 }
 
+#[test]
+fn secrets_are_32_bytes_and_are_not_shown() {
+    // A request with a secret of one byte.
+    assert_eq!(
+        fault::<JoinRequest>(&[0x0a, 1, 7]),
+        "field secret: 1 bytes instead of 32"
+    );
+    let shown = format!("{:?}", samples::join_requests()[0]);
+    assert!(shown.contains("JoinSecret(..)"), "{shown}");
+}
+
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
@@ -181,6 +195,8 @@ proptest! {
         let _ = ClusterToWorker::decode(&bytes);
         let _ = NetToCluster::decode(&bytes);
         let _ = ClusterToNet::decode(&bytes);
+        let _ = JoinRequest::decode(&bytes);
+        let _ = JoinResponse::decode(&bytes);
         let _ = Statement::decode(&bytes);
     }
 
