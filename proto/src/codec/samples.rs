@@ -1,5 +1,7 @@
 //! One value of every kind of message, with every field set and with as few as may be.
 
+mod join;
+
 use std::time::Duration;
 
 use crate::addr::{Dual, Pools};
@@ -8,7 +10,6 @@ use crate::control::{
     Reason, Refusal, RootToCluster, Standing, VERSION, WorkerToCluster,
 };
 use crate::id::{Label, NodeId, Organisation, RelayId};
-use crate::join::{JoinRequest, JoinResponse, JoinRole, JoinSecret};
 use crate::name::{ApplicationName, InstanceId, Zone};
 use crate::session::{ClusterToNet, NetToCluster};
 use crate::spec::{Constraint, Place, Resources, Runtime, ServiceSpec};
@@ -17,6 +18,8 @@ use crate::statement::{
     ServiceStatement, Signed, Statement,
 };
 use crate::table::LanePolicy;
+
+pub(super) use join::{join_requests, join_responses};
 
 pub(super) fn label(text: &str) -> Label {
     Label::new(text).unwrap()
@@ -410,29 +413,6 @@ pub(super) fn cluster_to_net() -> Vec<ClusterToNet> {
             rows: vec![signed()],
         },
         ClusterToNet::Unknown(application()),
-    ]
-}
-
-pub(super) fn join_requests() -> Vec<JoinRequest> {
-    [JoinRole::Cluster, JoinRole::Worker, JoinRole::Relay]
-        .map(|role| JoinRequest {
-            secret: JoinSecret([5; 32]),
-            role,
-            name: label("a1"),
-            csr: vec![1, 2],
-        })
-        .to_vec()
-}
-
-pub(super) fn join_responses() -> Vec<JoinResponse> {
-    vec![
-        JoinResponse::Admitted {
-            chain: vec![vec![1], vec![2, 3]],
-            ca: vec![4],
-        },
-        JoinResponse::Refused {
-            text: "the token has expired".to_owned(),
-        },
     ]
 }
 
