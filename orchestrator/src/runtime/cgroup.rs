@@ -73,8 +73,9 @@ impl Cgroups {
     /// of each hierarchy on, which are made.
     ///
     /// Under version 2 a group with controllers for its children holds no process itself, so the
-    /// calling process is moved into one called `weald.worker` beside them if it must be; where
-    /// others are in the way, groups are made at the root of the hierarchy.
+    /// calling process is moved into one called `weald.worker` beside them if it must be, unless it
+    /// is there already (systemd: `DelegateSubgroup=weald.worker`). Where others are in the way,
+    /// groups are made at the root of the hierarchy.
     ///
     /// # Errors
     /// The kernel does not tell what is mounted, or `parent` cannot be made.
@@ -98,7 +99,7 @@ impl Cgroups {
             }
         }
         if let Some(hierarchy) = &layout.v2 {
-            let base = base(hierarchy, parent)?;
+            let base = v2::above_worker(base(hierarchy, parent)?);
             let candidates = match parent {
                 Some(_) => vec![base],
                 None => vec![base, hierarchy.mount.clone()],

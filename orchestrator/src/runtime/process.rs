@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use weald_proto::control::Generation;
 use weald_proto::name::InstanceId;
@@ -141,11 +142,14 @@ impl ProcessRuntime {
 
     fn tell(&self, instance: &InstanceId, task: Task) {
         let mut tasks = self.keepers.lock();
-        if let Some(present) = tasks.get(instance) {
-            // A keeper leaves the table before it stops listening.
-            let _ = present.send(task);
-            return;
-        }
+        let task = match tasks.get(instance) {
+            Some(keeper) => match keeper.send(task) {
+                Ok(()) => return,
+                // A keeper leaves the table before it stops listening, unless it was torn down.
+                Err(SendError(task)) => task,
+            },
+            None => task,
+        };
         let (sender, receiver) = mpsc::unbounded_channel();
         let _ = sender.send(task);
         tasks.insert(instance.clone(), sender);

@@ -5,7 +5,7 @@ use std::time::Instant;
 use orchestrator::runtime::Runtime;
 use orchestrator_core::worker::RuntimeEvent;
 
-use super::lab::{GRACE, LOG_BYTES, Lab, instance, launch, lives, script};
+use super::lab::{GRACE, LOG_BYTES, Lab, cgroups_of_one_version, instance, launch, lives, script};
 
 #[tokio::test]
 async fn a_command_gets_its_words_and_environment_and_its_output_is_kept() {
@@ -76,15 +76,26 @@ async fn death_by_a_signal_is_told_from_an_exit() {
 
 #[tokio::test]
 async fn what_an_instance_leaves_behind_is_killed_with_it() {
-    let mut lab = Lab::new();
+    leave_a_daemon(Lab::new()).await;
+}
+
+#[tokio::test]
+async fn what_is_left_is_killed_with_either_version_of_cgroups_alone() {
+    for cgroups in cgroups_of_one_version() {
+        leave_a_daemon(Lab::with(|config| config.cgroups = cgroups)).await;
+    }
+}
+
+async fn leave_a_daemon(mut lab: Lab) {
     // A daemon as they are made: a session of its own, its parent gone, deaf to most signals.
-    let daemon =
-        "setsid sh -c 'trap \"\" TERM HUP INT; echo daemon $$; while :; do sleep 1000; done' &
+    let daemon = "setsid sh -c 'trap \"\" TERM HUP INT; echo daemon $$; \
+        while :; do sleep 1000; done' & \
         while [ ! -e \"$GO\" ]; do sleep 0.01; done; exit 0";
     let mut leaves = script(0, 1, daemon);
     let go = lab.folder().with_extension("go");
     leaves.spec.environment = vec![("GO".into(), go.to_str().unwrap().into())];
     lab.run(leaves).await;
+    assert!(!lab.groups().is_empty());
     let line = lab.line(0, |line| line.starts_with("daemon ")).await;
     let daemon: i32 = line["daemon ".len()..].parse().unwrap();
     assert!(lives(daemon));

@@ -1,14 +1,14 @@
 //! A runtime in a folder of its own, and what the tests ask of it. What it leaves behind fails the
 //! test that made it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use orchestrator::runtime::cgroup::Cgroups;
+use orchestrator::runtime::cgroup::{Cgroups, Layout};
 use orchestrator::runtime::process::{Config, ProcessRuntime};
 use orchestrator::runtime::{Launch, Runtime};
 use orchestrator_core::worker::RuntimeEvent;
@@ -78,6 +78,27 @@ pub(crate) fn config(folder: &Path) -> Config {
     config.grace = GRACE;
     config.log_bytes = LOG_BYTES;
     config
+}
+
+/// The machine's cgroups as if only one version of them were mounted, for each version that is.
+pub(crate) fn cgroups_of_one_version() -> Vec<Cgroups> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let layout = Layout::parse(&mounts, &own);
+    let one = Layout {
+        v2: None,
+        ..layout.clone()
+    };
+    let two = Layout {
+        v1: BTreeMap::new(),
+        ..layout
+    };
+    let mounted = [one, two]
+        .into_iter()
+        .filter(|layout| *layout != Layout::default());
+    mounted
+        .map(|layout| Cgroups::of_layout(&layout, None).unwrap())
+        .collect()
 }
 
 /// One worker's runtime, and the next one's when it is restarted.

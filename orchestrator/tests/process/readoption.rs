@@ -1,9 +1,10 @@
 //! Instances outlive their worker, and the next one takes them up.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -19,8 +20,15 @@ use super::lab::{Lab, config, lives, script};
 /// Set in the worker that is killed: its folder.
 const WORKER: &str = "WEALD_TEST_WORKER";
 
+/// What that worker writes when it is ready to start its instance; it does when told so.
+const READY: &str = "the worker is ready";
 /// What that worker writes when its instance runs.
 const RUNS: &str = "the instance runs";
+
+/// How many moments of a start a worker is killed at.
+const KILLS: u32 = 40;
+/// How far those moments are apart; together they are longer than a start takes.
+const BETWEEN_KILLS: Duration = Duration::from_micros(500);
 
 /// How the end of a life whose supervisor was killed is put.
 const WITHOUT_A_WORD: &str = "killed: the process that watched over it ended without a word";
@@ -98,17 +106,10 @@ async fn an_instance_survives_the_killing_of_its_worker() {
     }
     let folder = tempfile::tempdir().unwrap();
     let (_, go) = waiting(folder.path());
-    let name = std::thread::current().name().unwrap().to_owned();
-    let mut worker = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &name, "--nocapture"])
-        .env(WORKER, folder.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains(RUNS)));
-    worker.kill().unwrap();
-    worker.wait().unwrap();
+    let mut worker = Worker::new(folder.path());
+    worker.start();
+    worker.wait_for(RUNS);
+    worker.kill();
     let mut lab = Lab::over(folder, &[0]);
     lab.expect(0, 1, RuntimeEvent::Running).await;
     let main = main_process(&lab).await;
@@ -119,10 +120,91 @@ async fn an_instance_survives_the_killing_of_its_worker() {
     stop_and_check(lab).await;
 }
 
+#[tokio::test]
+async fn a_worker_may_be_killed_at_any_moment_of_a_start() {
+    if let Some(folder) = std::env::var_os(WORKER) {
+        return be_the_worker(Path::new(&folder)).await;
+    }
+    let mut taken_up = 0_u32;
+    for kill in 0..KILLS {
+        let folder = tempfile::tempdir().unwrap();
+        let (launch, go) = waiting(folder.path());
+        let mut worker = Worker::new(folder.path());
+        // The first is killed before the start, the last one after it.
+        if kill > 0 {
+            worker.start();
+            tokio::time::sleep(BETWEEN_KILLS * kill).await;
+        }
+        if kill + 1 == KILLS {
+            worker.wait_for(RUNS);
+        }
+        worker.kill();
+        let mut lab = Lab::over(folder, &[0]);
+        lab.runtime.start(launch);
+        // Answered when all of that is done.
+        lab.runtime.measure();
+        let mut running = 0;
+        while lab.next().await.2 == RuntimeEvent::Running {
+            running += 1;
+        }
+        // Once when it was started; before that if there was something to take up.
+        assert!((1..=2).contains(&running), "kill {kill}: {running}");
+        taken_up += running - 1;
+        let main = main_process(&lab).await;
+        assert!(lives(main));
+        assert_eq!(lab.log(0), [format!("up {main}")], "kill {kill}");
+        fs::write(&go, "").unwrap();
+        assert_eq!(lab.exit().await, (5, None), "kill {kill}");
+        fs::remove_file(go).unwrap();
+        stop_and_check(lab).await;
+    }
+    assert!((1..KILLS).contains(&taken_up), "{taken_up}");
+}
+
+/// A worker of its own process.
+struct Worker {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Worker {
+    /// Runs the calling test once more, as the worker of a folder.
+    fn new(folder: &Path) -> Self {
+        let name = std::thread::current().name().unwrap().to_owned();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &name, "--nocapture"])
+            .env(WORKER, folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut worker = Self { child, lines };
+        worker.wait_for(READY);
+        worker
+    }
+
+    /// Tells it to start its instance.
+    fn start(&mut self) {
+        self.child.stdin.as_ref().unwrap().write_all(b"\n").unwrap();
+    }
+
+    fn wait_for(&mut self, text: &str) {
+        assert!(self.lines.any(|line| line.unwrap().contains(text)));
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
 /// Starts an instance, says so, and does nothing more until it is killed.
 async fn be_the_worker(folder: &Path) {
     let (sender, mut events) = mpsc::unbounded_channel();
     let runtime = ProcessRuntime::open(config(folder), sender).unwrap();
+    println!("{READY}");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
     runtime.start(waiting(folder).0);
     let (_, _, event) = events.recv().await.unwrap();
     assert_eq!(event, RuntimeEvent::Running);

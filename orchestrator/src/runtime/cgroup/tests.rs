@@ -103,6 +103,21 @@ fn controllers_that_are_there_are_lent_to_the_groups() {
 }
 
 #[test]
+fn groups_are_made_beside_a_worker_that_has_moved_already() {
+    let root = tempfile::tempdir().unwrap();
+    let mut layout = version_2(root.path(), "cpu", "cpu");
+    layout.v2.as_mut().unwrap().own = root.path().join("weald.worker");
+    let cgroups = Cgroups::of_layout(&layout, None).unwrap();
+    touch(&root.path().join("g"), &["cpu.max"]);
+    let limits = Limits {
+        millicpus: 1_500,
+        ..Limits::default()
+    };
+    cgroups.create("g", &limits).unwrap();
+    assert_eq!(read(&root.path().join("g"), "cpu.max"), "150000 100000");
+}
+
+#[test]
 fn a_limit_that_nothing_can_hold_is_refused() {
     let root = tempfile::tempdir().unwrap();
     let layout = version_2(root.path(), "hugetlb pids", "");

@@ -10,6 +10,14 @@ use super::{CONTROLLERS, Cgroups};
 /// The group that the worker moves into when it must leave its own.
 const WORKER: &str = "weald.worker";
 
+/// The group above the worker's, if this is the one that it moves into.
+pub(super) fn above_worker(own: PathBuf) -> PathBuf {
+    match own.parent() {
+        Some(above) if own.ends_with(WORKER) => above.to_owned(),
+        Some(_) | None => own,
+    }
+}
+
 /// Takes the first candidate that lends all the controllers it has; or the first at all, which
 /// then serves to kill and to count.
 pub(super) fn choose(found: &mut Cgroups, candidates: &[PathBuf]) {
@@ -27,7 +35,7 @@ pub(super) fn choose(found: &mut Cgroups, candidates: &[PathBuf]) {
     }
     found.v2 = candidates.first().cloned();
     found.v2_fault = Some(format!(
-        "{}; run the worker in a cgroup of its own (systemd: Delegate=yes) or name a parent",
+        "{}; run the worker in a cgroup of its own (systemd: Delegate=yes, DelegateSubgroup=weald.worker) or name a parent",
         faults.join(", ")
     ));
 }

@@ -29,6 +29,9 @@ const SUPERVISOR_TIME: Duration = Duration::from_secs(10);
 /// stuck in the kernel.
 const RETRY_TIME: Duration = Duration::from_secs(2);
 
+/// The status of a life whose end is not known; its detail says so.
+const UNKNOWN_STATUS: i32 = 1;
+
 /// What is asked of an instance.
 #[derive(Debug)]
 pub(super) enum Task {
@@ -133,82 +136,104 @@ impl Keeper {
         match blocking(move || Ok(spawn::start(&shared, &launch))).await {
             Ok(Ok(Started::Running(running))) => {
                 let sample = Sample::new(Instant::now(), Duration::ZERO);
-                self.watch(generation, running, sample);
+                self.watch(generation, running, sample).await;
             }
             Ok(Ok(Started::Over(outcome))) => {
                 self.say(generation, RuntimeEvent::Running);
                 self.say(generation, event(outcome));
             }
             Ok(Err(why)) => self.say(generation, RuntimeEvent::NotStarted(why)),
-            Err(error) => self.say(generation, RuntimeEvent::NotStarted(error.to_string())),
+            // The worker is on its way out; the next one looks what has become of it.
+            Err(error) => tracing::warn!("cannot start {}: {error}", self.instance),
         }
     }
 
     /// Watches a life that was started before, or says how it ended; whether it was to be seen to.
     /// What has not run is removed.
     async fn take_up(&mut self, generation: Generation) -> bool {
-        let life = self.life(generation);
-        let looked = {
-            let life = life.clone();
-            blocking(move || {
+        match self.look(generation).await {
+            Some((Standing::Running(running), sample)) => {
+                self.watch(generation, running, sample).await;
+                true
+            }
+            Some((Standing::Over(outcome @ Outcome::Exited { .. }), _)) => {
+                self.say(generation, event(outcome));
+                true
+            }
+            Some((Standing::Over(Outcome::NotStarted(_)) | Standing::Nothing, _)) | None => {
+                self.remove(generation).await;
+                false
+            }
+        }
+    }
+
+    /// How a life stands, and what it has used if it runs; none if what is written of it is
+    /// damaged.
+    async fn look(&self, generation: Generation) -> Option<(Standing, Sample)> {
+        loop {
+            let life = self.life(generation);
+            let looked = blocking(move || {
                 let standing = supervised::look(&life)?;
                 let used = match &standing {
                     Standing::Running(running) => usage::measure(running).processor,
                     Standing::Over(_) | Standing::Nothing => Duration::ZERO,
                 };
                 Ok((standing, Sample::new(Instant::now(), used)))
-            })
-            .await
-        };
-        match looked {
-            Ok((Standing::Running(running), sample)) => self.watch(generation, running, sample),
-            Ok((Standing::Over(outcome @ Outcome::Exited { .. }), _)) => {
-                self.say(generation, event(outcome));
-            }
-            Ok((Standing::Over(Outcome::NotStarted(_)) | Standing::Nothing, _)) => {
-                self.remove(generation).await;
-                return false;
-            }
-            Err(error) => {
-                tracing::warn!("starting {} anew: {error}", life.name());
-                self.remove(generation).await;
-                return false;
+            });
+            match looked.await {
+                Ok(found) => return Some(found),
+                Err(error) => self.trouble("read how it stands", &error).await?,
             }
         }
-        true
     }
 
-    fn watch(&mut self, generation: Generation, running: Arc<Running>, sample: Sample) {
-        match Watched::new(&running) {
-            Ok(watched) => {
-                self.current = Some(Current {
-                    generation,
-                    running,
-                    watched,
-                    sample,
-                });
-                self.say(generation, RuntimeEvent::Running);
+    async fn watch(&mut self, generation: Generation, running: Arc<Running>, sample: Sample) {
+        let watched = loop {
+            match Watched::new(&running) {
+                Ok(watched) => break watched,
+                Err(error) => self.trouble("watch it", &error).await.unwrap_or(()),
             }
-            Err(error) => {
-                // Out of descriptors: it runs, and the worker may start it again to be told.
-                let text = format!("it runs, but cannot be watched: {error}");
-                self.say(generation, RuntimeEvent::NotStarted(text));
-            }
-        }
+        };
+        self.current = Some(Current {
+            generation,
+            running,
+            watched,
+            sample,
+        });
+        self.say(generation, RuntimeEvent::Running);
     }
 
     async fn handle_end(&mut self) {
         let Some(current) = self.current.take() else {
             return;
         };
-        let life = self.life(current.generation);
-        let running = current.running;
-        let concluded = blocking(move || supervised::conclude(&life, &running.order)).await;
-        let outcome = concluded.unwrap_or_else(|error| Outcome::Exited {
-            status: 1,
-            detail: Some(format!("it has ended; how cannot be read: {error}")),
-        });
+        let outcome = loop {
+            let life = self.life(current.generation);
+            let running = Arc::clone(&current.running);
+            match blocking(move || supervised::conclude(&life, &running.order)).await {
+                Ok(outcome) => break outcome,
+                Err(error) => {
+                    if self.trouble("read how it ended", &error).await.is_none() {
+                        break Outcome::Exited {
+                            status: UNKNOWN_STATUS,
+                            detail: Some(format!("it has ended; how is damaged: {error}")),
+                        };
+                    }
+                }
+            }
+        };
         self.say(current.generation, event(outcome));
+    }
+
+    /// Waits before another try of what may work then, as when descriptors are short; none if it
+    /// never will.
+    async fn trouble(&self, what: &str, error: &io::Error) -> Option<()> {
+        tracing::warn!("{}: cannot {what}: {error}", self.instance);
+        if error.kind() == io::ErrorKind::InvalidData {
+            return None;
+        }
+        tokio::time::sleep(RETRY_TIME).await;
+        Some(())
     }
 
     /// Ends every life that `which` says, and removes what is left of it. Comes back when nothing
@@ -319,6 +344,7 @@ async fn blocking<T: Send + 'static>(
 ) -> io::Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
+        // It panicked, or the worker is on its way out.
         Err(error) => Err(io::Error::other(error)),
     }
 }

@@ -100,6 +100,8 @@ fn system(figure: SysconfVar) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     #[test]
@@ -126,11 +128,15 @@ mod tests {
     #[test]
     fn descendants_are_counted_without_a_group() {
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "cat"])
+            .args(["-c", "sh -c 'echo; cat'; true"])
             .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let usage = of_descendants(std::process::id().cast_signed());
+        // The inner shell has written a line, so it has used memory.
+        let mut line = [0];
+        child.stdout.take().unwrap().read_exact(&mut line).unwrap();
+        let usage = of_descendants(child.id().cast_signed());
         assert!(usage.memory_bytes > 0, "{usage:?}");
         drop(child.stdin.take());
         child.wait().unwrap();

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -12,6 +14,9 @@ use crate::runtime::cgroup::Group;
 
 /// The status of a process that a signal has ended is this and the signal's number.
 const SIGNAL_STATUS: i32 = 128;
+
+/// How long to wait before the list of children is read again that lacked one.
+const LOOK_PAUSE: Duration = Duration::from_millis(1);
 
 /// How a process has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,23 +76,24 @@ pub(super) fn end_all(group: &Group) -> io::Result<()> {
     group.kill()?;
     // What is not in the group, or where there is none: children, and what they leave to us.
     loop {
-        for child in own_children()? {
+        let children = own_children()?;
+        for child in &children {
             // It may have ended by now.
-            let _ = kill(child, Signal::SIGKILL);
+            let _ = kill(*child, Signal::SIGKILL);
         }
-        if reap(true)? == Reaped::NoneLeft {
-            return Ok(());
+        // One that was killed is sure to come. The kernel's list may lack one while others end,
+        // so that an empty list is no reason to wait for ever.
+        match reap(!children.is_empty())? {
+            Reaped::NoneLeft => return Ok(()),
+            Reaped::Ended(..) => {}
+            Reaped::Nothing => thread::sleep(LOOK_PAUSE),
         }
     }
 }
 
+/// The kernel's list of our children, among them those that have ended and were not reaped.
 fn own_children() -> io::Result<Vec<Pid>> {
-    let text = match fs::read_to_string("/proc/thread-self/children") {
-        Ok(text) => text,
-        // A kernel without this file: the group has killed what there was.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
+    let text = fs::read_to_string("/proc/thread-self/children")?;
     let pids = text.split_whitespace().filter_map(|pid| pid.parse().ok());
     Ok(pids.map(Pid::from_raw).collect())
 }
