@@ -157,6 +157,58 @@ impl<L: Ord + Clone> RowBook<L> {
         true
     }
 
+    /// Takes in rows that are all of an application, except for those that `keep` is true of: what
+    /// is not among them is gone, and whoever listens is told the application whole again.
+    /// Returns how many rows were lost.
+    pub fn complete(
+        &mut self,
+        application: &ApplicationName,
+        subjects: &BTreeSet<Subject>,
+        keep: impl Fn(&Row) -> bool,
+    ) -> usize {
+        let Some(of_it) = self.applications.get_mut(application) else {
+            return 0;
+        };
+        let rows = &mut self.rows;
+        let before = of_it.len();
+        of_it.retain(|subject| {
+            let kept = subjects.contains(subject)
+                || rows.get(subject).is_some_and(|entry| keep(&entry.row));
+            if !kept {
+                rows.remove(subject);
+            }
+            kept
+        });
+        let lost = before - of_it.len();
+        if of_it.is_empty() {
+            self.applications.remove(application);
+        }
+        if lost > 0 {
+            for listener in self.listeners.values_mut() {
+                if listener.interests.contains(application) {
+                    listener.fresh.insert(application.clone());
+                }
+            }
+        }
+        lost
+    }
+
+    /// Every row, in the order of subjects.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.rows.values().map(|entry| &entry.row)
+    }
+
+    /// The row of a subject.
+    #[must_use]
+    pub fn get(&self, subject: &Subject) -> Option<&Row> {
+        self.rows.get(subject).map(|entry| &entry.row)
+    }
+
+    /// Everybody who listens, in order.
+    pub fn listeners(&self) -> impl Iterator<Item = &L> {
+        self.listeners.keys()
+    }
+
     /// A listener has connected: it is told everything of its interests.
     pub fn listen(&mut self, listener: L, interests: impl IntoIterator<Item = ApplicationName>) {
         self.listeners.insert(listener.clone(), Listener::default());

@@ -29,7 +29,13 @@ pub mod interests;
 pub mod record;
 pub mod sync;
 
+pub mod trust;
+
 pub mod worker;
+
+pub mod cluster;
+
+pub mod root;
 
 #[cfg(test)]
 mod samples;

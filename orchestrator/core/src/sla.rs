@@ -36,6 +36,7 @@
 //! becomes `-`, since names are DNS labels). Without an application given by the caller they
 //! belong to one that is named as the first of them.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weald_proto::addr::Pools;
 use weald_proto::id::Organisation;
@@ -101,7 +102,7 @@ pub struct ServiceDraft {
 }
 
 /// What the way to another service should satisfy.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Link {
     /// The other service, by name or id.
     pub target: String,
@@ -112,7 +113,8 @@ pub struct Link {
 }
 
 /// What of a way is bounded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LinkKind {
     /// At most so many ms.
     Latency,

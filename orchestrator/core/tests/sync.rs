@@ -151,8 +151,18 @@ impl History {
             .iter()
             .filter_map(|(id, life)| life.map(|life| (id.clone(), life)))
             .collect();
+        // A life that has ended by itself is not begun again where it was lost.
+        let lost: BTreeSet<_> = wanted
+            .iter()
+            .filter(|(id, life)| {
+                self.known.get(*id) == Some(&(**life, Phase::Failed))
+                    && !self.lower_disk.contains_key(*id)
+            })
+            .map(|(id, _)| id.clone())
+            .collect();
+        let there = || wanted.iter().filter(|(id, _)| !lost.contains(*id));
         let started: BTreeMap<_, _> = self.running.iter().chain(&self.exited).collect();
-        if started != wanted.iter().collect() {
+        if started != there().collect() {
             return Err(format!("started {started:?}, promised {wanted:?}"));
         }
         for (instance, generation) in &wanted {
@@ -168,7 +178,7 @@ impl History {
         }
 
         let kept: BTreeSet<_> = self.lower_disk.keys().collect();
-        if kept != wanted.keys().collect() {
+        if kept != there().map(|(id, _)| id).collect() {
             return Err(format!(
                 "the lower side still keeps {kept:?}, promised {wanted:?}"
             ));

@@ -90,6 +90,11 @@ impl ClusterAddresses {
         self.held.iter(now)
     }
 
+    /// Every address that rests, also those whose time is over and that were not forgotten yet.
+    pub fn held_at_all(&self) -> impl Iterator<Item = IpAddr> {
+        self.held.keys().copied()
+    }
+
     /// The addresses of a new or known instance or node: one of each family of which any is left. It
     /// keeps what it has, and gets back what it returned and nobody has had since.
     ///

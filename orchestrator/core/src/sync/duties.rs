@@ -125,6 +125,30 @@ impl<T: Clone> Duties<T> {
         self.kept.iter()
     }
 
+    /// Whether a want to run it in this life would be taken on as something new.
+    #[must_use]
+    pub fn is_new(&self, instance: &InstanceId, generation: Generation) -> bool {
+        let ended = self.ended.get(instance);
+        let kept = self.kept.get(instance).map(|kept| &kept.generation);
+        ended
+            .into_iter()
+            .chain(kept)
+            .all(|known| *known < generation)
+    }
+
+    /// Gives up a duty to run something, because nobody below takes it. Returns whether the
+    /// persisted one is to be removed.
+    pub fn give_up(&mut self, instance: &InstanceId, generation: Generation) -> bool {
+        let meant = self
+            .kept
+            .get(instance)
+            .is_some_and(|kept| kept.generation == generation && matches!(kept.duty, Duty::Run(_)));
+        if meant {
+            self.kept.remove(instance);
+        }
+        meant
+    }
+
     /// A new connection: no want of an earlier one can arrive any more.
     pub fn connected(&mut self) {
         self.ended.clear();

@@ -7,6 +7,7 @@ use weald_proto::control::{Generation, InstanceReport, Phase};
 use weald_proto::name::InstanceId;
 
 use super::REPEAT;
+use crate::lifecycle::is_over;
 
 /// What shall become of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub struct Heard {
 struct Entry<T> {
     want: Want<T>,
     answered: bool,
+    /// Whether the life that is wanted has ended by itself: then it is not told again.
+    over: bool,
     /// When it was last said on this connection.
     said: Option<Duration>,
 }
@@ -109,10 +112,20 @@ impl<T: Clone> Wants<T> {
         let entry = Entry {
             want,
             answered: false,
+            over: false,
             said: None,
         };
         self.entries.insert(instance, entry);
         true
+    }
+
+    /// The life that is wanted has ended by itself, as was heard before a restart: it is not begun
+    /// again, whoever has lost it.
+    pub fn settle(&mut self, instance: &InstanceId) {
+        if let Some(entry) = self.entries.get_mut(instance) {
+            entry.answered = true;
+            entry.over = true;
+        }
     }
 
     /// Gives a want up, because the lower side has refused it. A later one stays.
@@ -222,7 +235,7 @@ impl<T: Clone> Wants<T> {
                 // then only a report of its end will do.
                 Want::Gone { .. } if self.spoken.contains(instance) => {}
                 Want::Gone { .. } => gone.push(instance.clone()),
-                Want::Run { .. } if entry.answered => {
+                Want::Run { .. } if entry.answered && !entry.over => {
                     entry.answered = false;
                     entry.said = None;
                     heard.lost.push(instance.clone());
@@ -259,8 +272,9 @@ impl<T: Clone> Wants<T> {
             Want::Run { generation, .. } => {
                 if report.generation == generation {
                     entry.answered = true;
+                    entry.over |= is_over(report.phase);
                     heard.changed.push(report.clone());
-                } else {
+                } else if !entry.over {
                     // It speaks of another life: it has not heard of this one.
                     entry.answered = false;
                 }

@@ -1,0 +1,252 @@
+//! The rows: what this cluster signs of its instances, nodes and relays, and what root passes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use weald_proto::addr::Dual;
+use weald_proto::control::{Phase, Standing};
+use weald_proto::id::Label;
+use weald_proto::id::{NodeId, RelayId};
+use weald_proto::name::{ApplicationName, InstanceId};
+use weald_proto::statement::{InstanceStatement, NodeStatement, RelayStatement, Signed, Statement};
+
+use super::state;
+use super::{Cluster, Effect, Step};
+use crate::Now;
+use crate::interests::{Row, Subject};
+use crate::record::RecordError;
+use crate::trust;
+
+impl Cluster {
+    /// Brings the row of an instance in line with how it is: in the tables while it runs on a node
+    /// that is not out of them.
+    pub(super) fn publish(
+        &mut self,
+        instance: &InstanceId,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        let Some(placement) = self.placements.get(instance) else {
+            return Ok(());
+        };
+        let ending = self
+            .gone
+            .contains_key(&(placement.node.clone(), instance.clone()));
+        let visible = placement.phase == Phase::Running
+            && self.standing(&placement.node) < Standing::Gone
+            && !ending;
+        self.set_published(instance, visible, step)
+    }
+
+    /// Takes an instance out of the tables.
+    pub(super) fn unpublish(
+        &mut self,
+        instance: &InstanceId,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        self.set_published(instance, false, step)
+    }
+
+    fn set_published(
+        &mut self,
+        instance: &InstanceId,
+        published: bool,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        let Some(placement) = self.placements.get_mut(instance) else {
+            return Ok(());
+        };
+        if placement.published == published {
+            return Ok(());
+        }
+        placement.published = published;
+        placement.changes += 1;
+        let stored = state::put(state::PLACEMENT, instance.to_string(), placement)?;
+        step.writes.push(stored);
+        self.sign_row(instance, step);
+        Ok(())
+    }
+
+    /// Signs the row of an instance as it stands.
+    pub(super) fn sign_row(&mut self, instance: &InstanceId, step: &mut Step) {
+        let Some(placement) = self.placements.get(instance) else {
+            return;
+        };
+        let owner = self.owners.get(&instance.service.application);
+        let (Some(organisation), true) = (owner, placement.changes > 0) else {
+            return;
+        };
+        let instance_ip = if placement.published {
+            placement.instance_ip
+        } else {
+            Dual::default()
+        };
+        let statement = Statement::Instance(InstanceStatement {
+            instance: instance.clone(),
+            organisation: organisation.clone(),
+            generation: trust::row_generation(placement.generation, placement.changes),
+            removed: !placement.published,
+            node: self.id(&placement.node),
+            instance_ip,
+        });
+        self.sign(&statement, step);
+    }
+
+    /// Signs a row, and lets everybody know who is to.
+    fn sign(&mut self, statement: &Statement, step: &mut Step) {
+        match self.trust.sign(statement) {
+            Ok(signed) => {
+                if let Some(row) = trust::row(statement, signed.clone())
+                    && self.rows.put(row)
+                {
+                    self.new_rows.push(signed);
+                }
+            }
+            Err(why) => step.effects.push(Effect::Fault(why)),
+        }
+    }
+
+    /// The row of a node has to say something else, or has to go or to come back.
+    pub(super) fn change_node_row(
+        &mut self,
+        node: &Label,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        let standing = self.standing(node);
+        let Some(known) = self.nodes.get_mut(node) else {
+            return Ok(());
+        };
+        let published = standing < Standing::Gone && !known.node_ip.is_empty();
+        let subject = Subject::Node(NodeId::new(self.settings.name.clone(), node.clone()));
+        if published || known.published {
+            let before = self.rows.get(&subject).map(|row| row.removed);
+            let same = before == Some(!published) && known.published == published;
+            // Of a row that stands nothing but its addresses changes, which their writer counts.
+            if same && known.row == self.rows.get(&subject).map_or(0, |row| row.generation) {
+                return Ok(());
+            }
+            known.published = published;
+            known.row += 1;
+            step.writes
+                .push(state::put(state::NODE, node.to_string(), known)?);
+            self.publish_node(node, now, step);
+        }
+        Ok(())
+    }
+
+    /// Signs the row of a node as it stands.
+    pub(super) fn publish_node(&mut self, node: &Label, _now: Now, step: &mut Step) {
+        let id = self.id(node);
+        let Some(known) = self.nodes.get(node).filter(|it| it.row > 0) else {
+            return;
+        };
+        let (node_ip, addresses) = if known.published {
+            (known.node_ip, known.addresses.clone())
+        } else {
+            (Dual::default(), Vec::new())
+        };
+        let statement = Statement::Node(NodeStatement {
+            node: id,
+            generation: known.row,
+            removed: !known.published,
+            node_ip,
+            addresses,
+        });
+        self.sign(&statement, step);
+    }
+
+    /// Takes up the configured relays; their rows' generations are the time of the change.
+    pub(super) fn set_relays(
+        &mut self,
+        relays: Vec<(RelayId, Vec<SocketAddr>)>,
+        now: Now,
+        step: &mut Step,
+    ) {
+        let wanted: BTreeMap<_, _> = relays.into_iter().collect();
+        let known: BTreeSet<_> = self.relays.keys().chain(wanted.keys()).cloned().collect();
+        for relay in known {
+            let addresses = wanted.get(&relay).cloned().unwrap_or_default();
+            let before = self.relays.get(&relay);
+            if before.is_some_and(|(_, before)| *before == addresses) {
+                continue;
+            }
+            let generation = before.map_or(0, |(last, _)| last + 1).max(now.unix);
+            let statement = Statement::Relay(RelayStatement {
+                relay: relay.clone(),
+                generation,
+                removed: addresses.is_empty(),
+                addresses: addresses.clone(),
+            });
+            self.relays.insert(relay, (generation, addresses));
+            self.sign(&statement, step);
+        }
+    }
+
+    /// Every row that this cluster has signed.
+    pub(super) fn own_rows(&self) -> Vec<Signed> {
+        let own = self.rows.rows().map(|row| &row.signed);
+        own.filter(|signed| signed.cluster.as_ref() == Some(&self.settings.name))
+            .cloned()
+            .collect()
+    }
+
+    /// Rows that root passes on.
+    pub(super) fn take_rows(
+        &mut self,
+        complete: &[ApplicationName],
+        rows: Vec<Signed>,
+        now: Now,
+        step: &mut Step,
+    ) {
+        let mut subjects: BTreeMap<ApplicationName, BTreeSet<Subject>> = BTreeMap::new();
+        for signed in rows {
+            let statement = match self.trust.judge(&signed, now.unix) {
+                Ok(statement) => statement,
+                Err(why) => {
+                    let text = format!("a row is not believed: {why}");
+                    step.effects.push(Effect::Fault(text));
+                    continue;
+                }
+            };
+            if let Statement::Service(service) = &statement {
+                let application = service.name.application.clone();
+                self.owners
+                    .insert(application, service.organisation.clone());
+            }
+            let Some(row) = trust::row(&statement, signed) else {
+                continue;
+            };
+            if let Some(application) = row.subject.application() {
+                let of_it = subjects.entry(application.clone()).or_default();
+                of_it.insert(row.subject.clone());
+            }
+            if row.signed.cluster.as_ref() != Some(&self.settings.name) {
+                self.rows.put(row);
+            }
+        }
+        let own = self.settings.name.clone();
+        let is_own = |row: &Row| row.signed.cluster.as_ref() == Some(&own);
+        let none = BTreeSet::new();
+        for application in complete {
+            let of_it = subjects.get(application).unwrap_or(&none);
+            self.rows.complete(application, of_it, is_own);
+            self.answered.insert(application.clone());
+        }
+    }
+
+    /// Root says that there is no such application.
+    pub(super) fn take_unknown(&mut self, application: ApplicationName) {
+        let own = self.settings.name.clone();
+        let is_own = |row: &Row| row.signed.cluster.as_ref() == Some(&own);
+        self.rows.complete(&application, &BTreeSet::new(), is_own);
+        self.answered.insert(application);
+    }
+
+    /// Every application whose rows are needed here.
+    pub(super) fn interests(&self) -> BTreeSet<ApplicationName> {
+        let wanted = self.nets.values().flat_map(|net| net.wanted.iter());
+        let hosted = self.duties.iter();
+        let hosted = hosted.map(|(instance, _)| &instance.service.application);
+        wanted.chain(hosted).cloned().collect()
+    }
+}

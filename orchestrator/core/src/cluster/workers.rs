@@ -1,0 +1,299 @@
+//! The workers: what they report, and what becomes of a node that is silent.
+
+use weald_proto::control::{
+    ClusterToWorker, InstanceReport, NodeCapacity, Phase, Standing, VERSION, WorkerToCluster,
+};
+use weald_proto::id::{Label, NodeId};
+use weald_proto::name::InstanceId;
+
+use super::state::{self, NodeState};
+use super::{Cluster, Effect, Step};
+use crate::Now;
+use crate::addresses::Holder;
+use crate::record::RecordError;
+use crate::sync::Want;
+use crate::worker::Work;
+
+/// A want, as a worker is told of it.
+pub(super) fn told(instance: InstanceId, want: Want<Work>) -> ClusterToWorker {
+    match want {
+        Want::Run { generation, what } => ClusterToWorker::Deploy {
+            instance,
+            generation,
+            spec: Box::new(what.spec),
+            instance_ip: what.instance_ip,
+        },
+        Want::Gone { generation } => ClusterToWorker::Stop {
+            instance,
+            generation,
+        },
+    }
+}
+
+impl Cluster {
+    pub(super) fn connect_worker(&mut self, node: &Label) {
+        let worker = self.workers.entry(node.clone()).or_default();
+        worker.connected = true;
+        worker.greeted = false;
+        worker.wants.connected();
+    }
+
+    pub(super) fn disconnect_worker(&mut self, node: &Label) {
+        if let Some(worker) = self.workers.get_mut(node) {
+            worker.connected = false;
+            worker.greeted = false;
+            worker.wants.disconnected();
+        }
+        let why = "its worker is not connected".to_owned();
+        self.inventory.set_unavailable(node, Some(why));
+    }
+
+    pub(super) fn handle_worker(
+        &mut self,
+        node: &Label,
+        message: WorkerToCluster,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        let Some(worker) = self.workers.get_mut(node).filter(|it| it.connected) else {
+            return Ok(());
+        };
+        if !worker.greeted && !matches!(message, WorkerToCluster::Hello { .. }) {
+            let text = "the first message of a worker must be Hello".to_owned();
+            step.effects.push(Effect::CloseWorker(node.clone(), text));
+            return Ok(());
+        }
+        match message {
+            WorkerToCluster::Hello { version, capacity } => {
+                self.greet_worker(node, version, capacity, now, step)?;
+            }
+            WorkerToCluster::Heartbeat {
+                sequence: _,
+                cpu_percent,
+                memory_mib,
+            } => {
+                worker.load = (cpu_percent, memory_mib);
+                self.inventory.set_load(node, cpu_percent, memory_mib);
+                self.hear_worker(node, now, step)?;
+            }
+            WorkerToCluster::Report {
+                sequence,
+                complete,
+                instances,
+            } => self.handle_report(node, sequence, complete, &instances, now, step)?,
+            WorkerToCluster::Rejected {
+                instance,
+                generation,
+                reason,
+            } => self.handle_rejected(node, &instance, generation, reason, now, step)?,
+            WorkerToCluster::Logs { request, lines } => {
+                if let Some(request) = self.logs.remove(&request) {
+                    step.tell_root(weald_proto::control::ClusterToRoot::Logs { request, lines });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn greet_worker(
+        &mut self,
+        node: &Label,
+        version: u32,
+        capacity: NodeCapacity,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        if version != VERSION {
+            let text = format!(
+                "node {} speaks version {version} of the control protocol, this cluster {VERSION}; \
+                 run the same release on both",
+                self.id(node)
+            );
+            step.effects.push(Effect::CloseWorker(node.clone(), text));
+            return Ok(());
+        }
+        if let Some(worker) = self.workers.get_mut(node) {
+            worker.greeted = true;
+        }
+        let known = self.nodes.entry(node.clone());
+        let known = known.or_insert_with(|| NodeState::new(node.clone()));
+        if known.capacity.as_ref() != Some(&capacity) {
+            known.capacity = Some(capacity.clone());
+            let stored = state::put(state::NODE, node.to_string(), known)?;
+            step.writes.push(stored);
+        }
+        self.inventory.set_node(node.clone(), capacity);
+        self.inventory.set_unavailable(node, None);
+        self.address_nodes(now, step)?;
+        self.hear_worker(node, now, step)?;
+        step.tell_worker(node, ClusterToWorker::Welcome { version: VERSION });
+        self.last_nodes = None;
+        Ok(())
+    }
+
+    fn hear_worker(&mut self, node: &Label, now: Now, step: &mut Step) -> Result<(), RecordError> {
+        match self.members.heard(node.clone(), now) {
+            Some(change) => self.handle_standing(node, change.to, now, step),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives every node the addresses that it lacks.
+    pub(super) fn address_nodes(&mut self, now: Now, step: &mut Step) -> Result<(), RecordError> {
+        let lacking: Vec<_> = self
+            .nodes
+            .values()
+            .filter(|node| node.node_ip.v4.is_none() || node.node_ip.v6.is_none())
+            .map(|node| node.name.clone())
+            .collect();
+        for name in lacking {
+            let holder = Holder::Node(NodeId::new(self.settings.name.clone(), name.clone()));
+            // Without any left it stays without; root is asked for more.
+            let Ok(node_ip) = self.addresses.assign(&holder, now) else {
+                continue;
+            };
+            let Some(node) = self.nodes.get_mut(&name) else {
+                continue;
+            };
+            if node.node_ip != node_ip {
+                node.node_ip = node_ip;
+                step.writes
+                    .push(state::put(state::NODE, name.to_string(), node)?);
+                self.stale_leases.insert(name.clone());
+                self.change_node_row(&name, now, step)?;
+                self.welcome_net(&name, now, step);
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_report(
+        &mut self,
+        node: &Label,
+        sequence: u64,
+        complete: bool,
+        instances: &[InstanceReport],
+        now: Now,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        let Some(worker) = self.workers.get_mut(node) else {
+            return Ok(());
+        };
+        let heard = worker.wants.handle_report(sequence, complete, instances);
+        for report in &heard.changed {
+            self.take_report(node, report, step)?;
+        }
+        for instance in &heard.gone {
+            self.forget_gone(node, instance, step);
+            self.end_if_gone(instance, now, step)?;
+        }
+        for instance in &heard.lost {
+            // It is deployed there once more, in the same life.
+            self.note_phase(instance, Phase::NodeScheduled, "the node had lost it", step)?;
+        }
+        if heard.acknowledge {
+            step.tell_worker(node, ClusterToWorker::Acknowledged { sequence });
+        }
+        Ok(())
+    }
+
+    /// A worker says how an instance is that it shall run.
+    fn take_report(
+        &mut self,
+        node: &Label,
+        report: &InstanceReport,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        let instance = &report.instance;
+        let Some(placement) = self.placements.get_mut(instance) else {
+            return Ok(());
+        };
+        if placement.node != *node || placement.generation != report.generation {
+            return Ok(());
+        }
+        let before = placement.clone();
+        placement.accepted = true;
+        placement.phase = report.phase;
+        placement.detail.clone_from(&report.detail);
+        placement.exit_status = report.exit_status;
+        if *placement != before {
+            step.writes.push(state::put(
+                state::PLACEMENT,
+                instance.to_string(),
+                placement,
+            )?);
+        }
+        let mut told = placement.report(&self.settings.name);
+        (told.cpu_percent, told.memory_mib) = (report.cpu_percent, report.memory_mib);
+        self.reporter.set(told);
+        self.attempts.remove(instance);
+        self.publish(instance, step)
+    }
+
+    /// Says by itself how an instance is, because its node does not.
+    fn note_phase(
+        &mut self,
+        instance: &InstanceId,
+        phase: Phase,
+        detail: &str,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        let Some(placement) = self.placements.get_mut(instance) else {
+            return Ok(());
+        };
+        detail.clone_into(&mut placement.detail);
+        placement.phase = phase;
+        step.writes.push(state::put(
+            state::PLACEMENT,
+            instance.to_string(),
+            placement,
+        )?);
+        let report = placement.report(&self.settings.name);
+        self.reporter.set(report);
+        self.publish(instance, step)
+    }
+
+    /// A node has come to stand differently.
+    pub(super) fn handle_standing(
+        &mut self,
+        node: &Label,
+        to: Standing,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        self.last_nodes = None;
+        let silent = |after: u64| format!("nothing was heard of it for {after} s");
+        let after = match to {
+            Standing::Alive => None,
+            Standing::Suspect => Some(crate::membership::SUSPECT),
+            Standing::Dead => Some(crate::membership::DEAD),
+            Standing::Gone => Some(crate::membership::GONE),
+        };
+        if let Some(after) = after {
+            let why = silent(after.as_secs());
+            self.inventory.set_unavailable(node, Some(why));
+        } else if self.workers.get(node).is_some_and(|it| it.greeted) {
+            self.inventory.set_unavailable(node, None);
+        }
+        let here: Vec<_> = self
+            .placements
+            .values()
+            .filter(|it| it.node == *node)
+            .map(|it| (it.instance.clone(), it.accepted, it.phase))
+            .collect();
+        for (instance, accepted, phase) in here {
+            let over = crate::lifecycle::is_over(phase);
+            if to == Standing::Dead && accepted && !over {
+                let detail = format!("node {} is dead: {}", self.id(node), silent(5));
+                self.note_phase(&instance, Phase::ClusterScheduled, &detail, step)?;
+            } else {
+                // Out of the tables with its node, and back with it.
+                self.publish(&instance, step)?;
+            }
+            if to >= Standing::Dead {
+                self.end_if_gone(&instance, now, step)?;
+            }
+        }
+        self.change_node_row(node, now, step)
+    }
+}

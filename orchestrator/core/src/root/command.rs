@@ -1,0 +1,127 @@
+//! What users and operators may want, and why they do not get it, as values.
+
+use std::collections::BTreeSet;
+
+use weald_proto::id::{Label, Organisation};
+use weald_proto::name::{InstanceId, ServiceName};
+
+use crate::addresses::AddressError;
+use crate::record::RecordError;
+use crate::sla::ApplicationDraft;
+
+/// Instances that one service may have.
+pub const MAX_INSTANCES: u32 = 1000;
+
+/// Whose things a user may see and change; those of others do not exist for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Everybody's.
+    All,
+    /// Those of one organisation.
+    Of(Organisation),
+}
+
+impl Scope {
+    /// Whether things of an organisation are in it.
+    #[must_use]
+    pub fn has(&self, organisation: &Organisation) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of(own) => own == organisation,
+        }
+    }
+}
+
+/// What somebody wants.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// These services of this application shall be known; what is known and the same stays.
+    Apply(ApplicationDraft, Organisation),
+    /// An application with all of its services shall be gone.
+    DeleteApplication(String),
+    /// A service with all of its instances shall be gone.
+    DeleteService(String),
+    /// One more instance of a service shall run.
+    Deploy(String),
+    /// So many instances of a service shall run.
+    Scale(String, u32),
+    /// One instance of a service shall be gone, or with none all of them.
+    Undeploy(String, Option<u32>),
+    /// A cluster may connect, with this public key of its intermediate.
+    AddCluster {
+        /// Its name.
+        name: Label,
+        /// The Ed25519 public key of its intermediate.
+        key: [u8; 32],
+        /// The organisations whose instances it may host; none means all.
+        organisations: Option<BTreeSet<Organisation>>,
+        /// The organisation that owns it.
+        owner: Organisation,
+    },
+    /// A cluster shall be gone; what it had counts as gone.
+    RemoveCluster(Label),
+    /// Keys (SHA-256 of their SubjectPublicKeyInfo) and organisations are not to be trusted.
+    Revoke(Vec<[u8; 32]>, Vec<Organisation>),
+}
+
+/// What a command has led to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Done {
+    /// The id of the application that was applied.
+    pub application: Option<String>,
+    /// The ids of the services that were applied, in the order of the draft.
+    pub services: Vec<String>,
+    /// The instances that were made.
+    pub instances: Vec<InstanceId>,
+}
+
+/// Why nothing was done.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum CommandError {
+    /// There is no such thing, or none that the user may know of.
+    #[error("there is no {kind} {id}")]
+    Unknown {
+        /// What sort of thing.
+        kind: &'static str,
+        /// Which one was asked for.
+        id: String,
+    },
+    /// Something else has the name.
+    #[error("{kind} {name} exists already; {remedy}")]
+    Exists {
+        /// What sort of thing.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Addresses that a service asks for cannot be had.
+    #[error("service {service}: {}", .errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Addresses {
+        /// The service.
+        service: ServiceName,
+        /// Each fault.
+        errors: Vec<AddressError>,
+    },
+    /// More than there may be.
+    #[error("{wanted} instances of {service}; at most {MAX_INSTANCES} are allowed")]
+    TooMany {
+        /// The service.
+        service: ServiceName,
+        /// How many were asked for.
+        wanted: u32,
+    },
+    /// A fault of the program.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+impl CommandError {
+    pub(super) fn unknown(kind: &'static str, id: impl ToString) -> Self {
+        Self::Unknown {
+            kind,
+            id: id.to_string(),
+        }
+    }
+}

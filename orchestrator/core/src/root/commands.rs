@@ -1,0 +1,405 @@
+//! What users and operators want: each command is checked whole before anything changes.
+
+use weald_proto::control::RootToCluster;
+use weald_proto::id::Organisation;
+use weald_proto::name::{ApplicationName, InstanceId, ServiceName};
+use weald_proto::spec::ServiceSpec;
+
+use super::state::{self, Removed};
+use super::{
+    Application, Command, CommandError, Done, Instance, MAX_INSTANCES, Root, Scope, Service, Step,
+};
+use crate::Now;
+use crate::addresses::Pins;
+use crate::record::RecordError;
+use crate::sla::{ApplicationDraft, ServiceDraft};
+
+impl Root {
+    /// Does what somebody wants; the answer may be told once the step is committed.
+    ///
+    /// # Errors
+    /// Why nothing was done.
+    pub fn command(
+        &mut self,
+        command: Command,
+        scope: &Scope,
+        now: Now,
+    ) -> Result<(Step, Done), CommandError> {
+        let mut step = Step::default();
+        let done = match command {
+            Command::Apply(draft, organisation) => {
+                self.apply(draft, organisation, now, &mut step)?
+            }
+            Command::DeleteApplication(id) => {
+                self.delete_application(&id, scope, now, &mut step)?;
+                Done::default()
+            }
+            Command::DeleteService(id) => {
+                let service = self.scoped_service(&id, scope)?.clone();
+                self.delete_service(&service, now, &mut step)?;
+                Done::default()
+            }
+            Command::Deploy(id) => {
+                let service = self.scoped_service(&id, scope)?.clone();
+                let running = self.count(&service.spec.name);
+                self.scale(&service, running.saturating_add(1), now, &mut step)?
+            }
+            Command::Scale(id, to) => {
+                let service = self.scoped_service(&id, scope)?.clone();
+                self.scale(&service, to, now, &mut step)?
+            }
+            Command::Undeploy(id, number) => {
+                let service = self.scoped_service(&id, scope)?.clone();
+                self.undeploy(&service, number, &mut step)?;
+                Done::default()
+            }
+            Command::AddCluster {
+                name,
+                key,
+                organisations,
+                owner,
+            } => {
+                self.add_cluster(name, key, organisations, owner, now, &mut step)?;
+                Done::default()
+            }
+            Command::RemoveCluster(name) => {
+                self.remove_cluster(&name, now, &mut step)?;
+                Done::default()
+            }
+            Command::Revoke(keys, organisations) => {
+                self.revoke(keys, organisations, &mut step)?;
+                Done::default()
+            }
+        };
+        self.finish(now, &mut step)?;
+        Ok((step, done))
+    }
+
+    /// Asks for the end of an instance's log; the answer comes as
+    /// [`Effect::Logs`](super::Effect::Logs) with the number that is returned.
+    ///
+    /// # Errors
+    /// There is no such instance, or no cluster has it.
+    pub fn read_logs(&mut self, id: &InstanceId, lines: u32) -> Result<(Step, u64), CommandError> {
+        let cluster = self.instances.get(id).and_then(|it| it.cluster.clone());
+        let cluster = cluster.ok_or_else(|| CommandError::unknown("log of", id))?;
+        self.requests += 1;
+        let request = self.requests;
+        self.logs.insert(request, cluster.clone());
+        let mut step = Step::default();
+        let instance = id.clone();
+        step.tell(
+            &cluster,
+            RootToCluster::ReadLogs {
+                request,
+                instance,
+                lines,
+            },
+        );
+        Ok((step, request))
+    }
+
+    /// Forgets a request for a log whose answer nobody waits for any more.
+    pub fn forget_logs(&mut self, request: u64) {
+        self.logs.remove(&request);
+    }
+
+    fn apply(
+        &mut self,
+        draft: ApplicationDraft,
+        organisation: Organisation,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<Done, CommandError> {
+        let known = self.applications.values().find(|it| it.name == draft.name);
+        let known = known.cloned();
+        if known
+            .as_ref()
+            .is_some_and(|it| it.organisation != organisation)
+        {
+            return Err(CommandError::Exists {
+                kind: "application",
+                name: draft.name.to_string(),
+                remedy: "choose another name or namespace",
+            });
+        }
+        // Everything is checked before anything is changed.
+        let mut addresses = self.addresses.clone();
+        let mut fresh: Vec<(usize, ServiceDraft)> = Vec::new();
+        let mut services = Vec::new();
+        for (at, mut service) in draft.services.into_iter().enumerate() {
+            let name = service.spec.name.clone();
+            service.spec.organisation = organisation.clone();
+            let pins = Pins {
+                round_robin: service.spec.round_robin,
+                closest: service.spec.closest,
+            };
+            let there = self.service_named(&name);
+            if let Some(there) = there {
+                if !same(&there.spec, &service.spec) {
+                    return Err(CommandError::Exists {
+                        kind: "service",
+                        name: name.to_string(),
+                        remedy: "delete it first if it is to be another",
+                    });
+                }
+                services.push(there.id.clone());
+                continue;
+            }
+            let assigned = addresses.assign(&name, &organisation, &pins, now);
+            let assigned = assigned.map_err(|errors| CommandError::Addresses {
+                service: name,
+                errors,
+            })?;
+            service.spec.round_robin = assigned.round_robin;
+            service.spec.closest = assigned.closest;
+            services.push(String::new());
+            fresh.push((at, service));
+        }
+        self.addresses = addresses;
+        let application = match known {
+            Some(known) => known,
+            None => self.make_application(
+                draft.name,
+                draft.description,
+                draft.customer,
+                organisation,
+                now,
+                step,
+            )?,
+        };
+        for (at, service) in fresh {
+            let id = self.make_service(&application.id, service, now, step)?;
+            if let Some(slot) = services.get_mut(at) {
+                *slot = id;
+            }
+        }
+        Ok(Done {
+            application: Some(application.id),
+            services,
+            instances: Vec::new(),
+        })
+    }
+
+    fn make_application(
+        &mut self,
+        name: ApplicationName,
+        description: String,
+        customer: String,
+        organisation: Organisation,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<Application, RecordError> {
+        self.know_organisation(&organisation, now, step)?;
+        let application = Application {
+            id: self.next_id(now),
+            name,
+            organisation,
+            description,
+            customer,
+        };
+        let stored = state::put(state::APPLICATION, application.id.clone(), &application)?;
+        step.writes.push(stored);
+        self.applications
+            .insert(application.id.clone(), application.clone());
+        Ok(application)
+    }
+
+    fn make_service(
+        &mut self,
+        application: &str,
+        draft: ServiceDraft,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<String, RecordError> {
+        let id = self.next_id(now);
+        let name = draft.spec.name.clone();
+        let service = Service {
+            id: id.clone(),
+            application: application.to_owned(),
+            spec: draft.spec,
+            connectivity: draft.connectivity,
+            added_files: draft.added_files,
+            generation: self.next_generation(),
+            next_instance: 0,
+        };
+        if self.removed.remove(&name).is_some() {
+            step.writes
+                .push(state::delete(state::REMOVED, name.to_string()));
+        }
+        step.writes
+            .push(state::put(state::SERVICE, id.clone(), &service)?);
+        self.sign_service(&service, step);
+        self.services.insert(id.clone(), service);
+        Ok(id)
+    }
+
+    fn delete_application(
+        &mut self,
+        id: &str,
+        scope: &Scope,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<(), CommandError> {
+        let known = self.applications.get(id);
+        known
+            .filter(|it| scope.has(&it.organisation))
+            .ok_or_else(|| CommandError::unknown("application", id))?;
+        let services: Vec<_> = self
+            .services
+            .values()
+            .filter(|it| it.application == id)
+            .cloned()
+            .collect();
+        for service in services {
+            self.delete_service(&service, now, step)?;
+        }
+        self.applications.remove(id);
+        step.writes
+            .push(state::delete(state::APPLICATION, id.to_owned()));
+        Ok(())
+    }
+
+    fn delete_service(
+        &mut self,
+        service: &Service,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        self.undeploy_all(&service.spec.name, step)?;
+        let removed = Removed {
+            name: service.spec.name.clone(),
+            organisation: service.spec.organisation.clone(),
+            generation: self.next_generation(),
+            round_robin: service.spec.round_robin,
+            closest: service.spec.closest,
+            at: now.unix,
+        };
+        let key = removed.name.to_string();
+        step.writes.push(state::put(state::REMOVED, key, &removed)?);
+        step.writes
+            .push(state::delete(state::SERVICE, service.id.clone()));
+        self.addresses.release(&removed.name, now);
+        self.sign_removed(&removed, step);
+        self.removed.insert(removed.name.clone(), removed);
+        self.services.remove(&service.id);
+        Ok(())
+    }
+
+    fn scoped_service(&self, id: &str, scope: &Scope) -> Result<&Service, CommandError> {
+        let known = self.services.get(id);
+        known
+            .filter(|it| scope.has(&it.spec.organisation))
+            .ok_or_else(|| CommandError::unknown("service", id))
+    }
+
+    fn instances_of(&self, service: &ServiceName) -> Vec<InstanceId> {
+        let all = self.instances.values();
+        all.filter(|it| it.id.service == *service && !it.withdrawn)
+            .map(|it| it.id.clone())
+            .collect()
+    }
+
+    fn count(&self, service: &ServiceName) -> u32 {
+        u32::try_from(self.instances_of(service).len()).unwrap_or(u32::MAX)
+    }
+
+    fn scale(
+        &mut self,
+        service: &Service,
+        to: u32,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<Done, CommandError> {
+        let name = &service.spec.name;
+        if to > MAX_INSTANCES {
+            return Err(CommandError::TooMany {
+                service: name.clone(),
+                wanted: to,
+            });
+        }
+        let there = self.instances_of(name);
+        let count = self.count(name);
+        // The newest go first.
+        let excess = usize::try_from(count.saturating_sub(to)).unwrap_or(usize::MAX);
+        for id in there.iter().rev().take(excess) {
+            self.withdraw(id, step)?;
+        }
+        let mut done = Done::default();
+        for _ in count..to {
+            let Some(known) = self.services.get_mut(&service.id) else {
+                break;
+            };
+            let id = InstanceId {
+                service: name.clone(),
+                number: known.next_instance,
+            };
+            known.next_instance += 1;
+            let stored = state::put(state::SERVICE, service.id.clone(), known)?;
+            step.writes.push(stored);
+            self.instances.insert(id.clone(), Instance::new(id.clone()));
+            self.request(&id, now, step)?;
+            done.instances.push(id);
+        }
+        Ok(done)
+    }
+
+    fn undeploy(
+        &mut self,
+        service: &Service,
+        number: Option<u32>,
+        step: &mut Step,
+    ) -> Result<(), CommandError> {
+        let Some(number) = number else {
+            return Ok(self.undeploy_all(&service.spec.name, step)?);
+        };
+        let id = InstanceId {
+            service: service.spec.name.clone(),
+            number,
+        };
+        if self.instances.get(&id).is_none_or(|it| it.withdrawn) {
+            return Err(CommandError::unknown("instance", id));
+        }
+        Ok(self.withdraw(&id, step)?)
+    }
+
+    fn undeploy_all(&mut self, service: &ServiceName, step: &mut Step) -> Result<(), RecordError> {
+        for id in self.instances_of(service) {
+            self.withdraw(&id, step)?;
+        }
+        Ok(())
+    }
+
+    /// An instance shall be gone.
+    fn withdraw(&mut self, id: &InstanceId, step: &mut Step) -> Result<(), RecordError> {
+        let generation = self.next_generation();
+        self.attempts.remove(id);
+        let Some(instance) = self.instances.get_mut(id) else {
+            return Ok(());
+        };
+        instance.withdrawn = true;
+        "it is being removed".clone_into(&mut instance.detail);
+        // Generations only grow, so this one is larger than any that it had.
+        let _ = instance.life.withdraw(generation);
+        let cluster = instance.cluster.clone();
+        self.keep_instance(id, step)?;
+        if let Some(cluster) = cluster {
+            self.want_gone(&cluster, id, generation, step)?;
+        }
+        self.end_if_gone(id, step);
+        Ok(())
+    }
+}
+
+/// Whether a draft says the same as a service that is there, whose addresses were assigned.
+fn same(there: &ServiceSpec, draft: &ServiceSpec) -> bool {
+    let mut draft = draft.clone();
+    for (pinned, has) in [
+        (&mut draft.round_robin, there.round_robin),
+        (&mut draft.closest, there.closest),
+    ] {
+        pinned.v4 = pinned.v4.or(has.v4);
+        pinned.v6 = pinned.v6.or(has.v6);
+    }
+    draft == *there
+}
