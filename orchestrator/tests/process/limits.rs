@@ -155,7 +155,7 @@ async fn a_supervisor_is_small() {
     let status = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let own: u64 = status
         .lines()
-        .filter(|line| line.starts_with("Private_"))
+        .filter(|line| line.starts_with("Anonymous:"))
         .map(|line| {
             line.split_whitespace()
                 .nth(1)
@@ -164,7 +164,7 @@ async fn a_supervisor_is_small() {
                 .unwrap()
         })
         .sum();
-    // Its share of the program and of the C library is everyone's.
+    // The pages of the program and of the C library are everyone's.
     assert!(own < 500, "{own} KiB\n{status}");
     lab.stop(0, 1).await;
     lab.must_be_clean();

@@ -118,13 +118,7 @@ impl Keeper {
 
     async fn start(&mut self, launch: Launch) {
         let generation = launch.generation;
-        let newest = match self.lives() {
-            Ok(lives) => lives.last().map(|(generation, _)| *generation),
-            Err(error) => {
-                let text = format!("cannot read {:?}: {error}", self.shared.config.folder);
-                return self.say(generation, RuntimeEvent::NotStarted(text));
-            }
-        };
+        let newest = self.lives().await.pop().map(|(generation, _)| generation);
         if newest.is_some_and(|newest| newest > generation) {
             return;
         }
@@ -244,14 +238,7 @@ impl Keeper {
             .take()
             .filter(|current| !which(current.generation));
         loop {
-            let lives = match self.lives() {
-                Ok(lives) => lives,
-                Err(error) => {
-                    tracing::warn!("cannot read what runs of {}: {error}", self.instance);
-                    tokio::time::sleep(RETRY_TIME).await;
-                    continue;
-                }
-            };
+            let lives = self.lives().await;
             let Some((generation, _)) = lives.into_iter().find(|(present, _)| which(*present))
             else {
                 return;
@@ -301,8 +288,14 @@ impl Keeper {
         Life::of(&self.shared.config.folder, &self.instance, generation)
     }
 
-    fn lives(&self) -> io::Result<Vec<(Generation, Life)>> {
-        Life::of_instance(&self.shared.config.folder, &self.instance)
+    /// Every life that there is anything of, the earliest first.
+    async fn lives(&self) -> Vec<(Generation, Life)> {
+        loop {
+            match Life::of_instance(&self.shared.config.folder, &self.instance) {
+                Ok(lives) => return lives,
+                Err(error) => self.trouble("list its lives", &error).await.unwrap_or(()),
+            }
+        }
     }
 }
 
