@@ -2,5 +2,11 @@
 //!
 //! What they decide is orchestrator-core's; here are stores, links, runtimes and the command line.
 
-pub mod runtime;
 pub mod store;
+
+pub mod keys;
+pub mod machine;
+
+pub mod root;
+
+pub mod runtime;

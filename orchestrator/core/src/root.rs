@@ -235,7 +235,7 @@ impl Root {
                 let adopted = self.addresses.adopt_block(*block, &cluster.name, now);
                 note(adopted, step);
             }
-            self.organisations.insert(cluster.owner.clone());
+            self.organisations.extend(cluster.granted.iter().cloned());
             self.members.expect(cluster.name.clone(), now);
             self.sides
                 .insert(cluster.name.clone(), ClusterSide::default());

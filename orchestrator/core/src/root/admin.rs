@@ -34,6 +34,7 @@ impl Root {
             key,
             organisations,
             owner: owner.clone(),
+            granted: BTreeSet::new(),
             blocks: BTreeSet::new(),
             generation: 0,
             expires: 0,

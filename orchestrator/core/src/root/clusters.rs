@@ -162,7 +162,7 @@ impl Root {
             key: state.key,
             generation: state.generation,
             blocks: state.blocks.iter().copied().collect(),
-            organisations: self.organisations_of(state).into_iter().collect(),
+            organisations: state.granted.iter().cloned().collect(),
             owner: state.owner.clone(),
             expires: state.expires,
         };
@@ -177,9 +177,12 @@ impl Root {
         step: &mut Step,
     ) -> Result<(), RecordError> {
         let generation = self.next_generation();
+        let granted = self.clusters.get(cluster);
+        let granted = granted.map(|state| self.organisations_of(state));
         let Some(state) = self.clusters.get_mut(cluster) else {
             return Ok(());
         };
+        state.granted = granted.unwrap_or_default();
         state.generation = generation;
         state.expires = now.unix + GRANT_LIFE.as_secs();
         self.keep_cluster(cluster, step)?;

@@ -133,6 +133,8 @@ pub struct ClusterState {
     pub organisations: Option<BTreeSet<Organisation>>,
     /// The organisation that owns it.
     pub owner: Organisation,
+    /// The organisations that its grant names: the same grant must always say the same.
+    pub granted: BTreeSet<Organisation>,
     /// The blocks that it was granted.
     pub blocks: BTreeSet<IpNetwork>,
     /// The generation of its grant.
