@@ -12,3 +12,5 @@ pub mod tls;
 pub mod token;
 
 pub mod statement;
+
+pub mod join;

@@ -25,7 +25,7 @@ mod tests;
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rcgen::{KeyPair, PKCS_ED25519};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -65,6 +65,14 @@ impl Certificate {
         Ok(Self { der, pem })
     }
 
+    /// Writes a certificate's DER as PEM as well.
+    #[must_use]
+    pub fn from_der(der: CertificateDer<'static>) -> Self {
+        let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+        let pem = pem::encode_config(&pem::Pem::new("CERTIFICATE", der.to_vec()), config);
+        Self { der, pem }
+    }
+
     /// The bits of its Ed25519 key, as grants name it.
     ///
     /// # Errors
@@ -95,6 +103,22 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// Puts a chain together as it was received: the own certificate first, then that of its
+    /// cluster unless root has issued it.
+    ///
+    /// # Errors
+    /// There is none, or there are more than two.
+    pub fn from_ders(ders: Vec<Vec<u8>>) -> anyhow::Result<Self> {
+        let count = ders.len();
+        let mut certificates = ders
+            .into_iter()
+            .map(|der| Certificate::from_der(der.into()));
+        match (certificates.next(), certificates.next(), count) {
+            (Some(own), intermediate, 1 | 2) => Ok(Self { own, intermediate }),
+            _ => bail!("{count} certificates instead of 1 or 2"),
+        }
+    }
+
     /// The own certificate.
     #[must_use]
     pub const fn certificate(&self) -> &Certificate {

@@ -211,17 +211,13 @@ impl Credentials {
         alpn: &[u8],
     ) -> anyhow::Result<QuicClientConfig> {
         let verifier = self.verifier(Expected::Exactly(expected.clone()));
-        let mut config = ClientConfig::builder_with_provider(provider())
+        let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .context("TLS 1.3 is not available")?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(self.resolver());
-        config.alpn_protocols = vec![alpn.to_vec()];
-        config.resumption = Resumption::disabled();
-        config.enable_early_data = false;
-        config.enable_sni = false;
-        QuicClientConfig::try_from(config).context("cannot use TLS in QUIC")
+        finish_client(config, alpn)
     }
 
     /// The configuration for being dialled by nodes, over any of `alpns`.
@@ -242,18 +238,12 @@ impl Credentials {
         alpns: &[&[u8]],
     ) -> anyhow::Result<QuicServerConfig> {
         let verifier = self.verifier(expected);
-        let mut config = ServerConfig::builder_with_provider(provider())
+        let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .context("TLS 1.3 is not available")?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(self.resolver());
-        config.alpn_protocols = alpns.iter().map(|alpn| alpn.to_vec()).collect();
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        config.max_early_data_size = 0;
-        // Without AES instructions the own order, ChaCha20 first, is the better one.
-        config.ignore_client_order = !has_aes();
-        QuicServerConfig::try_from(config).context("cannot use TLS in QUIC")
+        finish_server(config, alpns)
     }
 
     /// The same, but showing another chain with another key, however wrong.
@@ -311,6 +301,39 @@ impl Credentials {
     fn resolver(&self) -> Arc<SingleCertAndKey> {
         Arc::new(SingleCertAndKey::from(Arc::clone(&self.certified)))
     }
+
+    /// Shows root's certificate behind the own chain, to those who know no more than its hash.
+    pub(crate) fn resolver_with_root(&self) -> Arc<SingleCertAndKey> {
+        let mut certified = CertifiedKey::clone(&self.certified);
+        certified.cert.push(self.root.certificate().clone());
+        Arc::new(SingleCertAndKey::from(Arc::new(certified)))
+    }
+}
+
+/// What all who dial have in common: nothing is resumed, no name is sent.
+pub(crate) fn finish_client(
+    mut config: ClientConfig,
+    alpn: &[u8],
+) -> anyhow::Result<QuicClientConfig> {
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    config.enable_sni = false;
+    QuicClientConfig::try_from(config).context("cannot use TLS in QUIC")
+}
+
+/// What all who are dialled have in common: nothing is resumed.
+pub(crate) fn finish_server(
+    mut config: ServerConfig,
+    alpns: &[&[u8]],
+) -> anyhow::Result<QuicServerConfig> {
+    config.alpn_protocols = alpns.iter().map(|alpn| alpn.to_vec()).collect();
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    // Without AES instructions the own order, ChaCha20 first, is the better one.
+    config.ignore_client_order = !has_aes();
+    QuicServerConfig::try_from(config).context("cannot use TLS in QUIC")
 }
 
 impl fmt::Debug for Credentials {
