@@ -7,6 +7,8 @@ pub mod store;
 pub mod keys;
 pub mod machine;
 
+pub mod link;
+
 pub mod root;
 
 pub mod runtime;

@@ -17,6 +17,7 @@
 mod authority;
 mod csr;
 pub(crate) mod files;
+pub mod folder;
 pub mod store;
 pub(crate) mod template;
 

@@ -98,7 +98,12 @@ pub fn peer_identity(session: &dyn Session) -> Option<Peer> {
     if session.is_handshaking() {
         return None;
     }
-    let chain = session.peer_identity()?;
+    of_verified(session.peer_identity()?.as_ref())
+}
+
+/// The peer whose chain TLS has verified, as `quinn::Connection::peer_identity` gives it.
+#[must_use]
+pub fn of_verified(chain: &dyn std::any::Any) -> Option<Peer> {
     let chain = chain.downcast_ref::<Vec<CertificateDer<'static>>>()?;
     let facts = Facts::parse(chain.first()?).ok()?;
     let (_, identity) = facts.identity().ok()?;

@@ -264,7 +264,10 @@ fn key_for(request: &Request) -> anyhow::Result<KeyPair> {
     }
 }
 
-fn read_authority(certificate: &Path, key: &Path) -> anyhow::Result<(Certificate, KeyPair)> {
+pub(super) fn read_authority(
+    certificate: &Path,
+    key: &Path,
+) -> anyhow::Result<(Certificate, KeyPair)> {
     let pem = fs::read_to_string(certificate)
         .with_context(|| format!("cannot read {}", certificate.display()))?;
     let certificate = Certificate::from_pem(pem)

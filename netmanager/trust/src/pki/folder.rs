@@ -1,0 +1,99 @@
+//! The authority of one process in its folder: root's, or a cluster's.
+//!
+//! ```text
+//! DIR/ca.pem                            root's certificate, with every authority
+//! DIR/ca.key                            root's key, with root only
+//! DIR/cluster.pem  DIR/cluster.key      a cluster's intermediate and its key
+//! ```
+//!
+//! Keys have mode 0600. Folders with several clusters, for `netmanager pki`, are [`super::store`]'s.
+
+use std::path::Path;
+
+use anyhow::Context;
+
+use super::files::{self, Existing, PUBLIC, SECRET};
+use super::store::{CA_KEY_FILE, read_authority};
+use super::{Certificate, ClusterAuthority, RootAuthority};
+use crate::tls::{CA_FILE, TrustRoot};
+
+/// The file with a cluster's intermediate.
+pub const CLUSTER_FILE: &str = "cluster.pem";
+/// The file with a cluster's private key.
+pub const CLUSTER_KEY_FILE: &str = "cluster.key";
+
+/// Reads root's authority.
+///
+/// # Errors
+/// A file is missing or cannot be used.
+pub fn load_root(directory: &Path) -> anyhow::Result<RootAuthority> {
+    let (certificate, key) =
+        read_authority(&directory.join(CA_FILE), &directory.join(CA_KEY_FILE))?;
+    RootAuthority::from_parts(certificate, key)
+        .with_context(|| format!("cannot use the root in {}", directory.display()))
+}
+
+/// Reads a cluster's authority.
+///
+/// # Errors
+/// A file is missing or cannot be used.
+pub fn load_cluster(directory: &Path) -> anyhow::Result<ClusterAuthority> {
+    let path = directory.join(CA_FILE);
+    let pem = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let ca =
+        Certificate::from_pem(pem).with_context(|| format!("cannot use {}", path.display()))?;
+    let trust = TrustRoot::new(ca.der)?;
+    let (certificate, key) = read_authority(
+        &directory.join(CLUSTER_FILE),
+        &directory.join(CLUSTER_KEY_FILE),
+    )?;
+    ClusterAuthority::from_parts(trust, certificate, key)
+        .with_context(|| format!("cannot use the cluster in {}", directory.display()))
+}
+
+/// Writes a cluster's authority; what is there is replaced, the certificate last.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn save_cluster(cluster: &ClusterAuthority, directory: &Path) -> anyhow::Result<()> {
+    files::make_directory(directory)?;
+    let ca = Certificate::from_der(cluster.trust().certificate().clone());
+    for (name, text, mode) in [
+        (CLUSTER_KEY_FILE, cluster.key_pem(), SECRET),
+        (CA_FILE, ca.pem, PUBLIC),
+        (CLUSTER_FILE, cluster.certificate().pem.clone(), PUBLIC),
+    ] {
+        let path = directory.join(name);
+        files::write(&path, text.as_bytes(), mode, Existing::Replace)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use weald_proto::id::Label;
+
+    use super::*;
+    use crate::pki::store::Store;
+
+    #[test]
+    fn authorities_are_read_back() {
+        let label = |text| Label::new(text).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let now = SystemTime::now();
+        drop(Store::init(directory.path(), &label("main"), now).unwrap());
+        let root = load_root(directory.path()).unwrap();
+        assert_eq!(root.name(), &label("main"));
+        let cluster = root.cluster(&label("munich"), now).unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let error = load_cluster(other.path()).unwrap_err();
+        assert!(error.to_string().contains("ca.pem"), "{error}");
+        save_cluster(&cluster, other.path()).unwrap();
+        let read = load_cluster(other.path()).unwrap();
+        assert_eq!(read.name(), cluster.name());
+        assert_eq!(read.key_pem(), cluster.key_pem());
+    }
+}

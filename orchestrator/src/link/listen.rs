@@ -1,0 +1,84 @@
+//! The side that is dialled.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use quinn::crypto::rustls::HandshakeData;
+use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, ServerConfig, VarInt};
+use weald_trust::tls::{Peer, of_verified};
+
+/// How long a peer may take to shake hands and to open its stream.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections that may be shaking hands before others are asked to prove their address.
+const MAX_UNPROVEN: usize = 64;
+
+/// A connection with its one stream and who is at its other end.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Who is at the other end; none where no certificate is asked for.
+    pub peer: Option<Peer>,
+    /// The application protocol that was agreed on.
+    pub alpn: Vec<u8>,
+    /// The connection.
+    pub connection: Connection,
+    /// The stream that the peer has opened.
+    pub streams: (SendStream, RecvStream),
+}
+
+/// Opens a port.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn listen(address: SocketAddr, config: ServerConfig) -> anyhow::Result<Endpoint> {
+    Endpoint::server(config, address)
+        .with_context(|| format!("cannot listen on UDP {address}; is it taken?"))
+}
+
+/// Accepts connections until the endpoint is closed; each is handed on, on a task of its own, once
+/// its peer has shaken hands and opened its stream.
+pub async fn accept<F, S>(endpoint: &Endpoint, serve: S)
+where
+    F: Future<Output = ()> + Send + 'static,
+    S: Fn(Accepted) -> F + Clone + Send + 'static,
+{
+    while let Some(incoming) = endpoint.accept().await {
+        // Whoever has not proven its address yet costs memory only up to a bound.
+        if !incoming.remote_address_validated() && endpoint.open_connections() > MAX_UNPROVEN {
+            // An error means that it was validated after all, which it was not.
+            let _ = incoming.retry();
+            continue;
+        }
+        let serve = serve.clone();
+        tokio::spawn(async move {
+            let from = incoming.remote_address();
+            match greet(incoming).await {
+                Ok(accepted) => serve(accepted).await,
+                Err(error) => tracing::info!(%from, "refused: {error:#}"),
+            }
+        });
+    }
+}
+
+async fn greet(incoming: Incoming) -> anyhow::Result<Accepted> {
+    let connection = tokio::time::timeout(PATIENCE, incoming)
+        .await
+        .context("no handshake in time")??;
+    let streams = tokio::time::timeout(PATIENCE, connection.accept_bi()).await;
+    let streams = match streams {
+        Ok(streams) => streams?,
+        Err(_) => {
+            connection.close(VarInt::from_u32(1), b"no stream in time");
+            anyhow::bail!("no stream in time");
+        }
+    };
+    let peer = connection.peer_identity();
+    let alpn = connection.handshake_data();
+    let alpn = alpn.and_then(|data| data.downcast::<HandshakeData>().ok());
+    Ok(Accepted {
+        peer: peer.and_then(|chain| of_verified(chain.as_ref())),
+        alpn: alpn.and_then(|data| data.protocol).unwrap_or_default(),
+        connection,
+        streams,
+    })
+}
