@@ -14,6 +14,7 @@ mod fault;
 pub(crate) mod provider;
 mod revocation;
 mod root;
+mod shown;
 mod verifier;
 
 #[cfg(test)]
@@ -22,10 +23,11 @@ pub(crate) mod handshake;
 mod tests;
 
 use std::fmt;
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use quinn_proto::crypto::{ExportKeyingMaterialError, Session};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use weald_proto::id::Identity;
 
 pub(crate) use certificate::Facts;
@@ -46,6 +48,10 @@ pub const PEER_ALPN: &[u8] = b"weald-peer/1";
 /// It is never sent and never compared: whom a dial means is pinned in the verifier.
 pub const SERVER_NAME: &str = "peer.weald.internal";
 
+pub(crate) const fn unix_seconds(seconds: u64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(seconds))
+}
+
 /// SHA-256 of a public key with its algorithm (the DER of its SubjectPublicKeyInfo).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyHash(pub [u8; 32]);
@@ -59,14 +65,19 @@ impl KeyHash {
         Self(hash)
     }
 
-    /// Hashes the bits of an Ed25519 key, as its SubjectPublicKeyInfo would be (RFC 8410).
+    /// Hashes the bits of an Ed25519 key, as its SubjectPublicKeyInfo would be.
     #[must_use]
     pub fn of_ed25519(key: &[u8; 32]) -> Self {
-        const HEADER: [u8; 12] = [
-            0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
-        ];
-        Self::of_spki(&[&HEADER[..], key].concat())
+        Self::of_spki(&ed25519_spki(key))
     }
+}
+
+/// The DER of the SubjectPublicKeyInfo of an Ed25519 key (RFC 8410).
+pub(crate) fn ed25519_spki(key: &[u8; 32]) -> Vec<u8> {
+    const HEADER: [u8; 12] = [
+        0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+    ];
+    [&HEADER[..], key].concat()
 }
 
 impl fmt::Display for KeyHash {

@@ -21,6 +21,7 @@ use x509_parser::prelude::FromDer;
 use crate::pki::{BACKDATE, ClusterAuthority, unix_time};
 use crate::tls::{
     Credentials, Facts, KeyHash, Peer, PeerFault, RevocationSet, TrustRoot, cluster_of, day,
+    unix_seconds,
 };
 
 #[cfg(test)]
@@ -262,8 +263,4 @@ fn signed_by(key: &[u8], message: &[u8], signature: &[u8]) -> bool {
     UnparsedPublicKey::new(&ED25519, key)
         .verify(message, signature)
         .is_ok()
-}
-
-const fn unix_seconds(seconds: u64) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_secs(seconds))
 }

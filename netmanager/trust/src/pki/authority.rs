@@ -2,14 +2,18 @@
 //!
 //! What stands in a certificate is `template`'s.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, bail, ensure};
-use rcgen::{CertificateParams, Issuer, KeyPair, PublicKeyData, SigningKey};
+use anyhow::{Context, anyhow, bail, ensure};
+use rcgen::{CertificateParams, Issuer, KeyPair, PublicKeyData, SigningKey, SubjectPublicKeyInfo};
+use rustls::pki_types::CertificateDer;
 use weald_proto::id::{Identity, Label};
 
-use super::{CLUSTER_LIFE, Certificate, Chain, Issued, NODE_LIFE, csr, new_key, template};
-use crate::tls::{Facts, TrustRoot};
+use super::{
+    CLUSTER_LIFE, Certificate, Chain, Issued, NODE_LIFE, csr, new_key, template, unix_time,
+};
+use crate::tls::{Clock, Expected, Facts, TrustRoot, Usage, Verifier, ed25519_spki};
 
 /// The root CA with its private key.
 #[derive(Debug)]
@@ -242,6 +246,29 @@ impl ClusterAuthority {
         now: SystemTime,
     ) -> anyhow::Result<Chain> {
         self.sign_member(identity, &csr::key_of(csr)?, now)
+    }
+
+    /// Makes a new certificate for the identity and key of one that this cluster has issued and
+    /// whose life is not over. Whether it is revoked, the caller has to know.
+    ///
+    /// # Errors
+    /// This cluster has not issued it, its life is over, or as [`ClusterAuthority::issue`].
+    pub fn renew(&self, own: &CertificateDer<'_>, now: SystemTime) -> anyhow::Result<Chain> {
+        let facts = Facts::parse(own)?;
+        let (_, identity) = facts.identity()?;
+        let verifier = Verifier::new(
+            Arc::new(self.trust.clone()),
+            Expected::Exactly(identity.clone()),
+            Clock::fixed(unix_time(now)),
+            Arc::default(),
+        );
+        let intermediate = self.certificate.der.clone();
+        verifier.verify(own, &[intermediate], Usage::Client)?;
+        let key = <[u8; 32]>::try_from(facts.public_key);
+        let key = key.map_err(|_| anyhow!("the key of {identity} is not an Ed25519 key"))?;
+        let key = SubjectPublicKeyInfo::from_der(&ed25519_spki(&key))
+            .with_context(|| format!("cannot use the key of {identity}"))?;
+        self.sign_member(&identity, &key, now)
     }
 
     fn sign_member(

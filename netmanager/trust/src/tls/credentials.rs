@@ -1,7 +1,8 @@
 //! What a process shows of itself, and the QUIC configurations made from it.
 //!
 //! Credentials are loaded from the directory that `netmanager pki issue` writes, or put together
-//! in memory. They are immutable, but for the set of revoked keys.
+//! in memory. They are immutable, but for the set of revoked keys and for renewals, which are
+//! `shown`'s.
 
 use std::fmt;
 use std::fs::File;
@@ -17,13 +18,14 @@ use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::NoServerSessionStorage;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 use weald_proto::id::{Identity, Label};
 
 use super::provider::{has_aes, provider};
+use super::shown::Resolver;
 use super::{
     Claim, Clock, Expected, Facts, KeyHash, Peer, PeerError, PeerFault, RevocationSet, TrustRoot,
     Usage, Verifier,
@@ -47,7 +49,7 @@ pub struct Credentials {
     root: Arc<TrustRoot>,
     identity: Identity,
     spki_sha256: KeyHash,
-    certified: Arc<CertifiedKey>,
+    certified: Arc<ArcSwap<CertifiedKey>>,
     relay_token: Option<Arc<[u8]>>,
     clock: Clock,
     revoked: Arc<ArcSwap<RevocationSet>>,
@@ -127,7 +129,7 @@ impl Credentials {
             root: Arc::new(root),
             identity,
             spki_sha256: facts.spki_sha256,
-            certified: Arc::new(certified),
+            certified: Arc::new(ArcSwap::from_pointee(certified)),
             relay_token: relay_token.map(Arc::from),
             clock,
             revoked: Arc::default(),
@@ -140,7 +142,7 @@ impl Credentials {
     /// What such a peer would say.
     pub fn check(&self) -> Result<Peer, PeerError> {
         let verifier = self.verifier(Expected::Exactly(self.identity.clone()));
-        match self.certified.cert.split_first() {
+        match self.certified.load().cert.split_first() {
             Some((own, presented)) => verifier
                 .verify(own, presented, Usage::Client)
                 .and_then(|_| verifier.verify(own, presented, Usage::Server)),
@@ -252,7 +254,7 @@ impl Credentials {
         let key = PrivateKeyDer::Pkcs8(key.to_vec().into());
         let key = provider().key_provider.load_private_key(key).unwrap();
         Self {
-            certified: Arc::new(CertifiedKey::new(chain, key)),
+            certified: Arc::new(ArcSwap::from_pointee(CertifiedKey::new(chain, key))),
             ..self.clone()
         }
     }
@@ -277,6 +279,7 @@ impl Credentials {
     pub fn lasting_secret(&self, purpose: &str) -> anyhow::Result<[u8; 32]> {
         let signer = self
             .certified
+            .load()
             .key
             .choose_scheme(&[SignatureScheme::ED25519]);
         let signer = signer.context("the private key is no Ed25519 key")?;
@@ -289,7 +292,11 @@ impl Credentials {
             .context("a SHA-256 hash has 32 bytes")
     }
 
-    fn verifier(&self, expected: Expected) -> Verifier {
+    pub(super) const fn certified(&self) -> &Arc<ArcSwap<CertifiedKey>> {
+        &self.certified
+    }
+
+    pub(super) fn verifier(&self, expected: Expected) -> Verifier {
         Verifier::new(
             Arc::clone(&self.root),
             expected,
@@ -298,15 +305,14 @@ impl Credentials {
         )
     }
 
-    fn resolver(&self) -> Arc<SingleCertAndKey> {
-        Arc::new(SingleCertAndKey::from(Arc::clone(&self.certified)))
+    fn resolver(&self) -> Arc<Resolver> {
+        Arc::new(Resolver::new(Arc::clone(&self.certified), None))
     }
 
     /// Shows root's certificate behind the own chain, to those who know no more than its hash.
-    pub(crate) fn resolver_with_root(&self) -> Arc<SingleCertAndKey> {
-        let mut certified = CertifiedKey::clone(&self.certified);
-        certified.cert.push(self.root.certificate().clone());
-        Arc::new(SingleCertAndKey::from(Arc::new(certified)))
+    pub(crate) fn resolver_with_root(&self) -> Arc<dyn ResolvesServerCert> {
+        let root = self.root.certificate().clone();
+        Arc::new(Resolver::new(Arc::clone(&self.certified), Some(root)))
     }
 }
 

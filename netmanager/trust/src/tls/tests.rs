@@ -16,6 +16,7 @@ use super::handshake::shake_hands;
 use super::*;
 use crate::pki::{Certificate, ClusterAuthority, RootAuthority, SignAnything, new_key, template};
 
+mod renewal;
 mod roles;
 
 #[test]
