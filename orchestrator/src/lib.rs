@@ -9,6 +9,8 @@ pub mod machine;
 
 pub mod link;
 
+pub mod join;
+
 pub mod root;
 
 pub mod runtime;

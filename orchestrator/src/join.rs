@@ -1,0 +1,302 @@
+//! The desk at which others join: the book of invitations on disk, and the port.
+//!
+//! Root admits clusters there, a cluster admits workers and relays. A use of a token is on disk
+//! before a certificate is issued for it, so that a crash can waste one but never give one twice.
+//! Which certificate is issued is the role's; what a token is, weald-trust's `join`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use quinn::{Connection, Endpoint, VarInt};
+use serde::{Deserialize, Serialize};
+use weald_proto::codec::Message;
+use weald_proto::id::Label;
+use weald_proto::join::{JoinRequest, JoinResponse, JoinRole, MAX_MESSAGE_LEN};
+use weald_proto::stream::framed;
+use weald_trust::join::{JoinBook, JoinFault, JoinToken, TokenId, new_secret};
+
+use crate::link::{self, Accepted, Dialled};
+
+/// How long one who joins may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is on disk.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Desk {
+    book: JoinBook,
+    /// Who has joined: the hash of the request that each name was given to.
+    members: BTreeMap<String, Vec<u8>>,
+}
+
+/// The invitations of one issuer.
+#[derive(Debug)]
+pub struct JoinDesk {
+    path: PathBuf,
+    desk: Mutex<Desk>,
+}
+
+/// Why somebody was not let in.
+#[derive(Debug, thiserror::Error)]
+pub enum DeskError {
+    /// The token is not good.
+    #[error(transparent)]
+    Fault(#[from] JoinFault),
+    /// The name is another's.
+    #[error(
+        "{role} {name} has joined already with another key; choose another name, or remove it first"
+    )]
+    Taken {
+        /// As what.
+        role: JoinRole,
+        /// The name.
+        name: Label,
+    },
+    /// The book cannot be kept.
+    #[error("cannot keep the book of join tokens: {0}")]
+    Disk(#[from] io::Error),
+}
+
+impl JoinDesk {
+    /// Opens the desk whose book is in a folder; there need not be one yet.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not one.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        let path = folder.join("join.json");
+        let desk = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .with_context(|| format!("{} is no book of join tokens", path.display()))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Desk::default(),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        Ok(Self {
+            path,
+            desk: Mutex::new(desk),
+        })
+    }
+
+    /// Invites somebody; when it returns, that is on disk.
+    ///
+    /// # Errors
+    /// The book does not take it, or cannot be kept.
+    pub fn issue(
+        &self,
+        role: JoinRole,
+        cluster: Label,
+        root: [u8; 32],
+        addresses: &[String],
+        (uses, life): (u32, Duration),
+    ) -> anyhow::Result<(TokenId, String)> {
+        let secret = new_secret()?;
+        let addresses = addresses.iter().map(|it| it.parse());
+        let token = JoinToken {
+            role,
+            cluster: cluster.clone(),
+            secret,
+            root,
+            addresses: addresses.collect::<Result<_, _>>()?,
+        };
+        let text = token.to_text()?;
+        let id = self.change(|desk| {
+            let now = unix_now();
+            Ok(desk.book.issue(&secret, role, cluster, uses, life, now)?)
+        })?;
+        Ok((id, text))
+    }
+
+    /// Takes one use of a token for a name; the same key may ask again for the name that it has, in
+    /// case the answer was lost, and that takes nothing.
+    ///
+    /// # Errors
+    /// The token is not good, the name is another's, or the book cannot be kept.
+    pub fn redeem(&self, request: &JoinRequest) -> Result<(), DeskError> {
+        let member = format!("{}/{}", request.role, request.name);
+        self.change(|desk| {
+            match desk.members.get(&member) {
+                Some(key) if *key == request.csr => return Ok(()),
+                Some(_) => {
+                    return Err(DeskError::Taken {
+                        role: request.role,
+                        name: request.name.clone(),
+                    });
+                }
+                None => {}
+            }
+            let now = unix_now();
+            let admitted = desk.book.redeem(&request.secret, request.role, now)?;
+            if request.role == JoinRole::Cluster && admitted.cluster != request.name {
+                return Err(JoinFault::Unknown.into());
+            }
+            desk.members.insert(member, request.csr.clone());
+            Ok(())
+        })
+    }
+
+    /// Every token: its id, role, cluster, uses and those that are taken, and when it ends, in
+    /// seconds since 1970.
+    #[must_use]
+    pub fn list(&self) -> Vec<weald_trust::join::Entry> {
+        self.lock().book.list().cloned().collect()
+    }
+
+    /// Takes a token back.
+    ///
+    /// # Errors
+    /// There is none of this id, or the book cannot be kept.
+    pub fn revoke(&self, id: TokenId) -> Result<(), DeskError> {
+        self.change(|desk| {
+            desk.book.revoke(id)?;
+            Ok(())
+        })
+    }
+
+    /// Forgets that a name was given, so that another key may have it.
+    ///
+    /// # Errors
+    /// The book cannot be kept.
+    pub fn forget(&self, role: JoinRole, name: &Label) -> Result<(), DeskError> {
+        self.change(|desk| {
+            desk.members.remove(&format!("{role}/{name}"));
+            Ok(())
+        })
+    }
+
+    /// Changes the book on disk, then in memory.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Desk) -> Result<T, DeskError>,
+    ) -> Result<T, DeskError> {
+        let mut desk = self.lock();
+        let mut next = desk.clone();
+        let answer = change(&mut next)?;
+        write_whole(
+            &self.path,
+            &serde_json::to_vec(&next).map_err(io::Error::other)?,
+        )?;
+        *desk = next;
+        Ok(answer)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes a file so that it is there whole or not at all, for its owner only.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+/// Serves the port at which others join. `admit` checks and redeems the request on a blocking
+/// thread, and gives the answer.
+pub async fn serve<A>(endpoint: &Endpoint, admit: A)
+where
+    A: Fn(JoinRequest) -> JoinResponse + Clone + Send + 'static,
+{
+    link::accept(endpoint, move |accepted: Accepted| {
+        let admit = admit.clone();
+        async move {
+            let from = accepted.connection.remote_address();
+            let served = tokio::time::timeout(PATIENCE, answer(accepted, admit)).await;
+            if let Err(error) = served.unwrap_or_else(|error| Err(error.into())) {
+                tracing::info!(%from, "not joined: {error:#}");
+            }
+        }
+    })
+    .await;
+}
+
+async fn answer<A>(accepted: Accepted, admit: A) -> anyhow::Result<()>
+where
+    A: Fn(JoinRequest) -> JoinResponse + Send + 'static,
+{
+    let Accepted {
+        connection,
+        streams: (mut send, mut recv),
+        ..
+    } = accepted;
+    let request = recv.read_to_end(MAX_MESSAGE_LEN + 4).await?;
+    let response = match unframed(&request).and_then(|it| Ok(JoinRequest::decode(it)?)) {
+        Ok(request) => {
+            let (role, name) = (request.role, request.name.clone());
+            let response = tokio::task::spawn_blocking(move || admit(request)).await?;
+            match &response {
+                JoinResponse::Admitted { .. } => tracing::info!(%role, %name, "joined"),
+                JoinResponse::Refused { text } => {
+                    tracing::warn!(%role, %name, text, "not let in");
+                }
+            }
+            response
+        }
+        Err(error) => JoinResponse::Refused {
+            text: format!("the request cannot be read: {error:#}"),
+        },
+    };
+    send.write_all(&framed(&response.encode()?)).await?;
+    send.finish()?;
+    // The other end closes when it has read the answer.
+    connection.closed().await;
+    Ok(())
+}
+
+/// Says who one is to whoever has issued the token.
+///
+/// # Errors
+/// It does not answer.
+pub async fn ask(dialled: Dialled, request: &JoinRequest) -> anyhow::Result<JoinResponse> {
+    let Dialled {
+        connection,
+        streams: (mut send, mut recv),
+    } = dialled;
+    send.write_all(&framed(&request.encode()?)).await?;
+    send.finish()?;
+    let answer = recv.read_to_end(MAX_MESSAGE_LEN + 4).await?;
+    let response = JoinResponse::decode(unframed(&answer)?)?;
+    close(&connection);
+    Ok(response)
+}
+
+fn close(connection: &Connection) {
+    connection.close(VarInt::from_u32(0), b"done");
+}
+
+/// The one message of a stream that has ended.
+fn unframed(bytes: &[u8]) -> anyhow::Result<&[u8]> {
+    let (length, message) = bytes.split_first_chunk::<4>().context("no message")?;
+    let length = usize::try_from(u32::from_be_bytes(*length))?;
+    anyhow::ensure!(
+        length == message.len(),
+        "a message of {length} bytes has {}",
+        message.len()
+    );
+    Ok(message)
+}
+
+#[cfg(test)]
+mod tests;

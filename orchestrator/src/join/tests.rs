@@ -1,0 +1,93 @@
+//! The desk: tokens on disk, names that are taken, and many who want the same one.
+
+use std::sync::Arc;
+
+use weald_proto::join::JoinSecret;
+
+use super::*;
+
+fn label(text: &str) -> Label {
+    Label::new(text).unwrap()
+}
+
+fn issue(desk: &JoinDesk, uses: u32) -> JoinSecret {
+    let life = Duration::from_secs(3600);
+    let addresses = ["192.0.2.1:10111".to_owned()];
+    let (_, text) = desk
+        .issue(
+            JoinRole::Worker,
+            label("munich"),
+            [1; 32],
+            &addresses,
+            (uses, life),
+        )
+        .unwrap();
+    text.parse::<JoinToken>().unwrap().secret
+}
+
+fn request(secret: JoinSecret, name: &str, csr: u8) -> JoinRequest {
+    JoinRequest {
+        secret,
+        role: JoinRole::Worker,
+        name: label(name),
+        csr: vec![csr],
+    }
+}
+
+#[test]
+fn one_of_a_thousand_gets_the_one_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let desk = Arc::new(JoinDesk::open(folder.path()).unwrap());
+    let secret = issue(&desk, 1);
+    let threads: Vec<_> = (0..8)
+        .map(|thread| {
+            let desk = Arc::clone(&desk);
+            std::thread::spawn(move || {
+                let names = (0..125).map(|at| format!("n{thread}-{at}"));
+                let let_in = names.filter(|name| desk.redeem(&request(secret, name, 1)).is_ok());
+                let_in.count()
+            })
+        })
+        .collect();
+    let let_in: usize = threads.into_iter().map(|it| it.join().unwrap()).sum();
+    assert_eq!(let_in, 1);
+    // And it stays so after a restart.
+    let desk = JoinDesk::open(folder.path()).unwrap();
+    let refused = desk.redeem(&request(secret, "late", 1)).unwrap_err();
+    assert!(matches!(
+        refused,
+        DeskError::Fault(JoinFault::UsedUp { .. })
+    ));
+    assert_eq!(desk.list()[0].used, 1);
+}
+
+#[test]
+fn a_name_is_given_to_one_key_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let desk = JoinDesk::open(folder.path()).unwrap();
+    let secret = issue(&desk, 5);
+    desk.redeem(&request(secret, "a1", 1)).unwrap();
+    desk.redeem(&request(secret, "a1", 1)).unwrap();
+    assert_eq!(desk.list()[0].used, 1);
+    let refused = desk.redeem(&request(secret, "a1", 2)).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "worker a1 has joined already with another key; choose another name, or remove it first"
+    );
+    assert_eq!(desk.list()[0].used, 1);
+    desk.forget(JoinRole::Worker, &label("a1")).unwrap();
+    desk.redeem(&request(secret, "a1", 2)).unwrap();
+}
+
+#[test]
+fn what_is_revoked_lets_nobody_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let desk = JoinDesk::open(folder.path()).unwrap();
+    let secret = issue(&desk, 5);
+    desk.revoke(desk.list()[0].id).unwrap();
+    let refused = desk.redeem(&request(secret, "a1", 1)).unwrap_err();
+    assert!(matches!(refused, DeskError::Fault(JoinFault::Unknown)));
+    fs::write(folder.path().join("join.json"), "{").unwrap();
+    let error = JoinDesk::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("is no book of join tokens"), "{error}");
+}
