@@ -8,6 +8,7 @@
 //! want them. Nodes, workers and their certificates are the clusters'.
 
 mod admin;
+mod apply;
 mod clusters;
 mod command;
 mod commands;

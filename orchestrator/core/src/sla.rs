@@ -41,6 +41,7 @@ use serde_json::Value;
 use weald_proto::addr::Pools;
 use weald_proto::id::Organisation;
 use weald_proto::name::{ApplicationName, Zone};
+use weald_proto::sla::Microservice;
 use weald_proto::spec::ServiceSpec;
 
 pub use fault::{Fault, SlaError};
@@ -99,6 +100,8 @@ pub struct ServiceDraft {
     pub connectivity: Vec<Link>,
     /// URLs of files that the slides' form adds.
     pub added_files: Vec<String>,
+    /// The service as it was written, for those who read it back.
+    pub written: Microservice,
 }
 
 /// What the way to another service should satisfy.

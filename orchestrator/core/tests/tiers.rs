@@ -29,6 +29,7 @@ use weald_proto::control::{
 };
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{InstanceId, ServiceName, Zone};
+use weald_proto::sla::Microservice;
 use weald_proto::spec::{Resources, Runtime, ServiceSpec};
 use weald_proto::statement::{Signed, Statement};
 use weald_proto::table::LanePolicy;
@@ -199,6 +200,7 @@ fn draft() -> ApplicationDraft {
         },
         connectivity: Vec::new(),
         added_files: Vec::new(),
+        written: Microservice::default(),
     };
     ApplicationDraft {
         name: service("web").application,

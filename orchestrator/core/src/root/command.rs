@@ -37,6 +37,17 @@ impl Scope {
 pub enum Command {
     /// These services of this application shall be known; what is known and the same stays.
     Apply(ApplicationDraft, Organisation),
+    /// As [`Command::Apply`], for several applications at once: all of them or none.
+    ApplyAll {
+        /// The applications.
+        drafts: Vec<ApplicationDraft>,
+        /// The tenant.
+        organisation: Organisation,
+        /// Whether none of them may be known yet.
+        new: bool,
+    },
+    /// An application shall be described so: the id, and the text for people.
+    Describe(String, String),
     /// An application with all of its services shall be gone.
     DeleteApplication(String),
     /// A service with all of its instances shall be gone.
@@ -67,9 +78,9 @@ pub enum Command {
 /// What a command has led to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Done {
-    /// The id of the application that was applied.
-    pub application: Option<String>,
-    /// The ids of the services that were applied, in the order of the draft.
+    /// The ids of the applications that were applied, in the order of the drafts.
+    pub applications: Vec<String>,
+    /// The ids of the services that were applied, in the order of the drafts.
     pub services: Vec<String>,
     /// The instances that were made.
     pub instances: Vec<InstanceId>,

@@ -1,18 +1,12 @@
 //! What users and operators want: each command is checked whole before anything changes.
 
 use weald_proto::control::RootToCluster;
-use weald_proto::id::Organisation;
-use weald_proto::name::{ApplicationName, InstanceId, ServiceName};
-use weald_proto::spec::ServiceSpec;
+use weald_proto::name::{InstanceId, ServiceName};
 
 use super::state::{self, Removed};
-use super::{
-    Application, Command, CommandError, Done, Instance, MAX_INSTANCES, Root, Scope, Service, Step,
-};
+use super::{Command, CommandError, Done, Instance, MAX_INSTANCES, Root, Scope, Service, Step};
 use crate::Now;
-use crate::addresses::Pins;
 use crate::record::RecordError;
-use crate::sla::{ApplicationDraft, ServiceDraft};
 
 impl Root {
     /// Does what somebody wants; the answer may be told once the step is committed.
@@ -28,7 +22,16 @@ impl Root {
         let mut step = Step::default();
         let done = match command {
             Command::Apply(draft, organisation) => {
-                self.apply(draft, organisation, now, &mut step)?
+                self.apply(vec![draft], &organisation, false, now, &mut step)?
+            }
+            Command::ApplyAll {
+                drafts,
+                organisation,
+                new,
+            } => self.apply(drafts, &organisation, new, now, &mut step)?,
+            Command::Describe(id, description) => {
+                self.describe(&id, description, scope, &mut step)?;
+                Done::default()
             }
             Command::DeleteApplication(id) => {
                 self.delete_application(&id, scope, now, &mut step)?;
@@ -102,136 +105,6 @@ impl Root {
     /// Forgets a request for a log whose answer nobody waits for any more.
     pub fn forget_logs(&mut self, request: u64) {
         self.logs.remove(&request);
-    }
-
-    fn apply(
-        &mut self,
-        draft: ApplicationDraft,
-        organisation: Organisation,
-        now: Now,
-        step: &mut Step,
-    ) -> Result<Done, CommandError> {
-        let known = self.applications.values().find(|it| it.name == draft.name);
-        let known = known.cloned();
-        if known
-            .as_ref()
-            .is_some_and(|it| it.organisation != organisation)
-        {
-            return Err(CommandError::Exists {
-                kind: "application",
-                name: draft.name.to_string(),
-                remedy: "choose another name or namespace",
-            });
-        }
-        // Everything is checked before anything is changed.
-        let mut addresses = self.addresses.clone();
-        let mut fresh: Vec<(usize, ServiceDraft)> = Vec::new();
-        let mut services = Vec::new();
-        for (at, mut service) in draft.services.into_iter().enumerate() {
-            let name = service.spec.name.clone();
-            service.spec.organisation = organisation.clone();
-            let pins = Pins {
-                round_robin: service.spec.round_robin,
-                closest: service.spec.closest,
-            };
-            let there = self.service_named(&name);
-            if let Some(there) = there {
-                if !same(&there.spec, &service.spec) {
-                    return Err(CommandError::Exists {
-                        kind: "service",
-                        name: name.to_string(),
-                        remedy: "delete it first if it is to be another",
-                    });
-                }
-                services.push(there.id.clone());
-                continue;
-            }
-            let assigned = addresses.assign(&name, &organisation, &pins, now);
-            let assigned = assigned.map_err(|errors| CommandError::Addresses {
-                service: name,
-                errors,
-            })?;
-            service.spec.round_robin = assigned.round_robin;
-            service.spec.closest = assigned.closest;
-            services.push(String::new());
-            fresh.push((at, service));
-        }
-        self.addresses = addresses;
-        let application = match known {
-            Some(known) => known,
-            None => self.make_application(
-                draft.name,
-                draft.description,
-                draft.customer,
-                organisation,
-                now,
-                step,
-            )?,
-        };
-        for (at, service) in fresh {
-            let id = self.make_service(&application.id, service, now, step)?;
-            if let Some(slot) = services.get_mut(at) {
-                *slot = id;
-            }
-        }
-        Ok(Done {
-            application: Some(application.id),
-            services,
-            instances: Vec::new(),
-        })
-    }
-
-    fn make_application(
-        &mut self,
-        name: ApplicationName,
-        description: String,
-        customer: String,
-        organisation: Organisation,
-        now: Now,
-        step: &mut Step,
-    ) -> Result<Application, RecordError> {
-        self.know_organisation(&organisation, now, step)?;
-        let application = Application {
-            id: self.next_id(now),
-            name,
-            organisation,
-            description,
-            customer,
-        };
-        let stored = state::put(state::APPLICATION, application.id.clone(), &application)?;
-        step.writes.push(stored);
-        self.applications
-            .insert(application.id.clone(), application.clone());
-        Ok(application)
-    }
-
-    fn make_service(
-        &mut self,
-        application: &str,
-        draft: ServiceDraft,
-        now: Now,
-        step: &mut Step,
-    ) -> Result<String, RecordError> {
-        let id = self.next_id(now);
-        let name = draft.spec.name.clone();
-        let service = Service {
-            id: id.clone(),
-            application: application.to_owned(),
-            spec: draft.spec,
-            connectivity: draft.connectivity,
-            added_files: draft.added_files,
-            generation: self.next_generation(),
-            next_instance: 0,
-        };
-        if self.removed.remove(&name).is_some() {
-            step.writes
-                .push(state::delete(state::REMOVED, name.to_string()));
-        }
-        step.writes
-            .push(state::put(state::SERVICE, id.clone(), &service)?);
-        self.sign_service(&service, step);
-        self.services.insert(id.clone(), service);
-        Ok(id)
     }
 
     fn delete_application(
@@ -389,17 +262,4 @@ impl Root {
         self.end_if_gone(id, step);
         Ok(())
     }
-}
-
-/// Whether a draft says the same as a service that is there, whose addresses were assigned.
-fn same(there: &ServiceSpec, draft: &ServiceSpec) -> bool {
-    let mut draft = draft.clone();
-    for (pinned, has) in [
-        (&mut draft.round_robin, there.round_robin),
-        (&mut draft.closest, there.closest),
-    ] {
-        pinned.v4 = pinned.v4.or(has.v4);
-        pinned.v6 = pinned.v6.or(has.v6);
-    }
-    draft == *there
 }

@@ -8,6 +8,7 @@ use weald_proto::addr::Dual;
 use weald_proto::control::{Generation, Phase};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName};
+use weald_proto::sla::Microservice;
 use weald_proto::spec::{Place, ServiceSpec};
 use weald_proto::statement::Revocations;
 
@@ -67,6 +68,9 @@ pub struct Service {
     pub connectivity: Vec<Link>,
     /// URLs of files that were added.
     pub added_files: Vec<String>,
+    /// What its user wrote of it.
+    #[serde(default)]
+    pub written: Microservice,
     /// The generation of its row.
     pub generation: Generation,
     /// The number that its next instance gets.

@@ -157,6 +157,7 @@ impl<'a> Checker<'a> {
         form: Form,
     ) -> Option<ServiceDraft> {
         self.count += 1;
+        let as_written = written.clone();
         self.refused(path, &written, form);
         let at = |key: &str| format!("{path}.{key}");
         let label = self.label(&at("microservice_name"), written.name, form);
@@ -209,6 +210,7 @@ impl<'a> Checker<'a> {
             spec,
             connectivity,
             added_files: written.added_files.unwrap_or_default(),
+            written: as_written,
         })
     }
 
