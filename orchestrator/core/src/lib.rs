@@ -37,5 +37,7 @@ pub mod cluster;
 
 pub mod root;
 
+pub mod accounts;
+
 #[cfg(test)]
 mod samples;
