@@ -96,8 +96,10 @@ impl Trust for Keys {
             Authority::Cluster(cluster) => sign_cluster(cluster, statement),
         };
         let signed = signed.map_err(|error| error.to_string())?;
-        if let (Authority::Root(_), Statement::Grant(_) | Statement::Revocations(_)) =
-            (&self.authority, statement)
+        if let (
+            Authority::Root(_),
+            Statement::Grant(_) | Statement::Revocations(_) | Statement::Service(_),
+        ) = (&self.authority, statement)
         {
             // What clusters sign is judged by root's own grants as everybody else does.
             let now = unix(SystemTime::now());

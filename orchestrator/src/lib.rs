@@ -13,4 +13,10 @@ pub mod join;
 
 pub mod root;
 
+pub mod cluster;
+
+pub mod worker;
+
+pub mod roles;
+
 pub mod runtime;

@@ -5,18 +5,21 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
 use orchestrator_core::Now;
 use orchestrator_core::addresses::Plan;
 use orchestrator_core::record::{RecordError, Write};
 use orchestrator_core::root::{Command, CommandError, Done, Effect, Input, Root, Scope, Step};
+use quinn::Endpoint;
 use tokio::sync::oneshot;
-use weald_proto::control::RootToCluster;
-use weald_proto::id::Label;
+use weald_proto::control::{ClusterToRoot, RootToCluster};
+use weald_proto::id::{Identity, Label};
 use weald_proto::name::InstanceId;
 
 use crate::keys::Keys;
+use crate::link::{self, Accepted, Switchboard};
 use crate::machine::{self, Clock, Machine, MachineError};
 use crate::store::StateStore;
 
@@ -285,13 +288,47 @@ pub fn start(
     Ok((RootHandle { requests }, thread))
 }
 
-/// Carries out an answer; says what else is to be done.
-pub fn answer(told: Told) -> Option<Told> {
+/// Serves the clusters, until the endpoint is closed.
+pub async fn serve_clusters(endpoint: &Endpoint, root: RootHandle, lines: Arc<Switchboard<Label>>) {
+    link::accept(endpoint, move |accepted| {
+        let (root, lines) = (root.clone(), Arc::clone(&lines));
+        async move { serve_cluster(accepted, &root, &lines).await }
+    })
+    .await;
+}
+
+async fn serve_cluster(accepted: Accepted, root: &RootHandle, lines: &Switchboard<Label>) {
+    let identity = accepted.peer.map(|peer| peer.identity);
+    let Some(Identity::Control(cluster)) = identity else {
+        let why = b"only clusters are served here";
+        accepted.connection.close(quinn::VarInt::from_u32(1), why);
+        return;
+    };
+    let (outbox, waiting) = link::outbox();
+    let connection = accepted.connection.clone();
+    // Once the thread has ended its process ends as well.
+    let tell = |input| {
+        let _ = root.tell(input);
+    };
+    let number = lines.connect(&cluster, outbox, connection, || {
+        tell(Input::ClusterConnected(cluster.clone()));
+    });
+    let hear = |message: ClusterToRoot| {
+        let told = || tell(Input::Cluster(cluster.clone(), message));
+        lines.hear(&cluster, number, told)
+    };
+    let why = link::converse(&accepted.connection, accepted.streams, waiting, hear).await;
+    tracing::info!(%cluster, %why, "cluster disconnected");
+    lines.disconnect(&cluster, number, || {
+        tell(Input::ClusterDisconnected(cluster.clone()));
+    });
+}
+
+/// Carries out on a board what root has others do.
+pub fn carry_out(lines: &Switchboard<Label>, told: Told) {
     match told {
-        Told::Answer(answer) => {
-            answer();
-            None
-        }
-        Told::Say(..) | Told::Close(..) => Some(told),
+        Told::Say(cluster, message) => lines.say(&cluster, &message),
+        Told::Close(cluster, why) => lines.close(&cluster, &why),
+        Told::Answer(answer) => answer(),
     }
 }

@@ -11,10 +11,11 @@
 use std::path::Path;
 
 use anyhow::Context;
+use rcgen::KeyPair;
 
 use super::files::{self, Existing, PUBLIC, SECRET};
-use super::store::{CA_KEY_FILE, read_authority};
-use super::{Certificate, ClusterAuthority, RootAuthority};
+use super::store::{CA_KEY_FILE, read_authority, read_key};
+use super::{Certificate, ClusterAuthority, RootAuthority, new_key};
 use crate::tls::{CA_FILE, TrustRoot};
 
 /// The file with a cluster's intermediate.
@@ -70,6 +71,23 @@ pub fn save_cluster(cluster: &ClusterAuthority, directory: &Path) -> anyhow::Res
     Ok(())
 }
 
+/// The key in a file, made and kept there if there is none: who joins asks again with the same key
+/// if the answer was lost.
+///
+/// # Errors
+/// It cannot be read or written.
+pub fn key_in(path: &Path) -> anyhow::Result<KeyPair> {
+    if path.exists() {
+        return read_key(path);
+    }
+    let key = new_key()?;
+    if let Some(directory) = path.parent() {
+        files::make_directory(directory)?;
+    }
+    files::write(path, key.serialize_pem().as_bytes(), SECRET, Existing::Keep)?;
+    Ok(key)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
@@ -78,6 +96,14 @@ mod tests {
 
     use super::*;
     use crate::pki::store::Store;
+
+    #[test]
+    fn a_key_is_made_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sub").join("a.key");
+        let made = key_in(&path).unwrap().serialize_pem();
+        assert_eq!(key_in(&path).unwrap().serialize_pem(), made);
+    }
 
     #[test]
     fn authorities_are_read_back() {

@@ -1,0 +1,37 @@
+//! The roles as processes: what each needs in its folder, and everything that it runs.
+//!
+//! A role's folder holds its keys, its state and, where others may join, the book of invitations.
+//! The command line reads options and calls this; so do tests that run all roles in one process.
+
+mod cluster;
+mod join;
+mod root;
+mod worker;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+
+pub use cluster::{ClusterOptions, RunningCluster, cluster};
+pub use join::{CLUSTER_PORT, JoinOptions, ROOT_PORT, join};
+pub use root::{RootOptions, RunningRoot, root};
+pub use worker::{RunningWorker, WorkerOptions, worker};
+
+/// The file with the addresses of whoever is dialled, one a line.
+const UPPER_FILE: &str = "upper.txt";
+
+/// The addresses to dial: those given, or those that were kept when joining.
+fn upper(folder: &Path, given: &[String]) -> anyhow::Result<Vec<String>> {
+    if !given.is_empty() {
+        return Ok(given.to_vec());
+    }
+    let path = folder.join(UPPER_FILE);
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!(
+            "cannot read {}; join first, or say whom to dial",
+            path.display()
+        )
+    })?;
+    Ok(text.lines().map(str::to_owned).collect())
+}

@@ -1,0 +1,189 @@
+//! The process of root.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use orchestrator_core::root::{Command, Scope};
+use quinn::Endpoint;
+use weald_proto::control::ROOT_ALPN;
+use weald_proto::id::{Label, Organisation};
+use weald_proto::join::{JoinRequest, JoinResponse, JoinRole};
+use weald_trust::join::{fingerprint, server_config as join_config};
+use weald_trust::pki::RootAuthority;
+use weald_trust::pki::folder::load_root;
+use weald_trust::pki::store::Store;
+use weald_trust::tls::{CA_FILE, Clock, Credentials, Expected};
+
+use crate::join::{self, JoinDesk};
+use crate::keys::{Authority, Keys};
+use crate::link::{self, Switchboard};
+use crate::root::{self, RootHandle};
+use crate::store::SqliteStore;
+
+/// What root is started with.
+#[derive(Debug, Clone)]
+pub struct RootOptions {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Its name, for the first start.
+    pub name: Label,
+    /// Where clusters dial.
+    pub listen: SocketAddr,
+    /// Where clusters join.
+    pub join: SocketAddr,
+    /// What tokens say where to dial; empty for the address of `join`.
+    pub advertise: Vec<String>,
+    /// The organisation that owns the clusters that join.
+    pub owner: Organisation,
+}
+
+/// A root that runs.
+#[derive(Debug)]
+pub struct RunningRoot {
+    /// Speaks to it.
+    pub handle: RootHandle,
+    /// Its invitations.
+    pub desk: Arc<JoinDesk>,
+    /// SHA-256 of its certificate, for tokens.
+    pub fingerprint: [u8; 32],
+    /// Where clusters dial.
+    pub control: Endpoint,
+    /// Where clusters join.
+    pub joining: Endpoint,
+    /// What tokens say where to dial.
+    pub advertise: Vec<String>,
+    /// Ends when the machine does.
+    pub thread: std::thread::JoinHandle<Result<(), crate::machine::MachineError>>,
+}
+
+impl RunningRoot {
+    /// Invites a cluster.
+    ///
+    /// # Errors
+    /// The book does not take it.
+    pub fn invite(
+        &self,
+        cluster: Label,
+        uses: (u32, std::time::Duration),
+    ) -> anyhow::Result<String> {
+        let issued = self.desk.issue(
+            JoinRole::Cluster,
+            cluster,
+            self.fingerprint,
+            &self.advertise,
+            uses,
+        );
+        issued.map(|(_, text)| text)
+    }
+}
+
+/// Starts root on the present tokio runtime.
+///
+/// # Errors
+/// Its folder cannot be used, or a port cannot be opened.
+pub fn root(options: &RootOptions) -> anyhow::Result<RunningRoot> {
+    let now = SystemTime::now();
+    if !options.folder.join(CA_FILE).exists() {
+        drop(Store::init(&options.folder, &options.name, now)?);
+        tracing::info!(folder = %options.folder.display(), name = %options.name, "made a new root");
+    }
+    let authority = Arc::new(load_root(&options.folder)?);
+    let desk = Arc::new(JoinDesk::open(&options.folder)?);
+    let own = authority
+        .issue_root(now)?
+        .credentials(None, Clock::system())?;
+    let store = Box::new(SqliteStore::open(&options.folder, "root")?);
+    let records = crate::store::StateStore::load(store.as_ref())?;
+    let keys = Keys::restore(Authority::Root(Arc::clone(&authority)), &records)?;
+    watch_revoked(keys.clone(), own.clone());
+    let crypto = own.server_config_for(Expected::AnyControl, &[ROOT_ALPN])?;
+    let control = link::listen(options.listen, link::server_config(crypto))?;
+    let joining = link::listen(options.join, link::server_config(join_config(&own)?))?;
+    let lines = Arc::new(Switchboard::default());
+    let told = Arc::clone(&lines);
+    let (handle, thread) = root::start(keys, store, move |it| root::carry_out(&told, it))?;
+    serve(
+        &control, &joining, &handle, &lines, &authority, &desk, options,
+    );
+    let advertise = match options.advertise.as_slice() {
+        [] => vec![joining.local_addr()?.to_string()],
+        some => some.to_vec(),
+    };
+    Ok(RunningRoot {
+        handle,
+        desk,
+        fingerprint: fingerprint(authority.trust().certificate()),
+        control,
+        joining,
+        advertise,
+        thread,
+    })
+}
+
+fn serve(
+    control: &Endpoint,
+    joining: &Endpoint,
+    handle: &RootHandle,
+    lines: &Arc<Switchboard<Label>>,
+    authority: &Arc<RootAuthority>,
+    desk: &Arc<JoinDesk>,
+    options: &RootOptions,
+) {
+    let (endpoint, root, lines) = (control.clone(), handle.clone(), Arc::clone(lines));
+    tokio::spawn(async move { root::serve_clusters(&endpoint, root, lines).await });
+    let endpoint = joining.clone();
+    let (root, owner) = (handle.clone(), options.owner.clone());
+    let (authority, desk) = (Arc::clone(authority), Arc::clone(desk));
+    let runtime = tokio::runtime::Handle::current();
+    tokio::spawn(async move {
+        let admit = move |request: JoinRequest| {
+            let admitted = admit(&request, &authority, &desk, &root, &owner, &runtime);
+            admitted.unwrap_or_else(|error| JoinResponse::Refused {
+                text: format!("{error:#}"),
+            })
+        };
+        join::serve(&endpoint, admit).await;
+    });
+}
+
+/// Lets a cluster in: the token, its certificate, and that it is known before it is told so.
+fn admit(
+    request: &JoinRequest,
+    authority: &RootAuthority,
+    desk: &JoinDesk,
+    root: &RootHandle,
+    owner: &Organisation,
+    runtime: &tokio::runtime::Handle,
+) -> anyhow::Result<JoinResponse> {
+    anyhow::ensure!(
+        request.role == JoinRole::Cluster,
+        "only clusters join at root; a {} joins at its cluster",
+        request.role
+    );
+    desk.redeem(request)?;
+    let issued = authority.cluster_for(&request.name, &request.csr, SystemTime::now())?;
+    let command = Command::AddCluster {
+        name: request.name.clone(),
+        key: issued.public_key()?,
+        organisations: None,
+        owner: owner.clone(),
+    };
+    runtime.block_on(root.command(command, Scope::All))?;
+    Ok(JoinResponse::Admitted {
+        chain: vec![issued.der.to_vec()],
+        ca: authority.trust().certificate().to_vec(),
+    })
+}
+
+/// Keeps what is revoked in step with what the judge knows.
+pub(super) fn watch_revoked(keys: Keys, own: Credentials) {
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+        loop {
+            ticks.tick().await;
+            own.set_revoked(keys.revoked());
+        }
+    });
+}
