@@ -11,6 +11,8 @@ pub mod link;
 
 pub mod join;
 
+pub mod desk;
+
 pub mod root;
 
 pub mod cluster;
@@ -18,5 +20,7 @@ pub mod cluster;
 pub mod worker;
 
 pub mod roles;
+
+pub mod cli;
 
 pub mod runtime;

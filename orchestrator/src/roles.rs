@@ -13,7 +13,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-pub use cluster::{ClusterOptions, RunningCluster, cluster};
+pub use cluster::{ClusterOptions, Inviter, RunningCluster, cluster, cluster_name};
 pub use join::{CLUSTER_PORT, JoinOptions, ROOT_PORT, join};
 pub use root::{RootOptions, RunningRoot, root};
 pub use worker::{RunningWorker, WorkerOptions, worker};

@@ -134,7 +134,7 @@ async fn one_sla_runs_as_a_process() {
     assert!(refused.to_string().contains("not let in"), "{refused:#}");
 
     let cluster = start_cluster(&cluster_folder);
-    let token = cluster.invite(JoinRole::Worker, ONCE).unwrap();
+    let token = cluster.inviter().invite(JoinRole::Worker, ONCE).unwrap();
     let upper = cluster.control.local_addr().unwrap().to_string();
     join(&token, Some("a1"), &worker_folder, upper)
         .await
@@ -148,7 +148,7 @@ async fn one_sla_runs_as_a_process() {
             memory_mib: 500,
             ..Resources::default()
         }),
-        supervisor: Some(env!("CARGO_BIN_EXE_instance-supervisor").into()),
+        supervisor: Some(env!("CARGO_BIN_EXE_weald").into()),
     })
     .unwrap();
     until("the node is alive", || async {

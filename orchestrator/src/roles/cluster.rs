@@ -1,7 +1,7 @@
 //! The process of a cluster's orchestrator.
 
 use std::net::{Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use orchestrator_core::cluster::{Input, Settings};
 use quinn::Endpoint;
 use weald_proto::addr::Pools;
 use weald_proto::control::{CLUSTER_ALPN, ROOT_ALPN};
-use weald_proto::id::{Identity, NodeId, RelayId};
+use weald_proto::id::{Identity, Label, NodeId, RelayId};
 use weald_proto::join::{JoinRequest, JoinResponse, JoinRole};
 use weald_proto::name::Zone;
 use weald_proto::session::ALPN as SESSION_ALPN;
@@ -65,7 +65,36 @@ pub struct RunningCluster {
     authority: Arc<ClusterAuthority>,
 }
 
+/// Invites workers and relays to a cluster.
+#[derive(Debug, Clone)]
+pub struct Inviter {
+    desk: Arc<JoinDesk>,
+    advertise: Vec<String>,
+    authority: Arc<ClusterAuthority>,
+}
+
+/// The name of the cluster that has joined in a folder.
+///
+/// # Errors
+/// None has, or its files cannot be used.
+pub fn cluster_name(folder: &Path) -> anyhow::Result<Label> {
+    let authority = load_cluster(folder).context("join first")?;
+    Ok(authority.name().clone())
+}
+
 impl RunningCluster {
+    /// Invites workers and relays, on any thread.
+    #[must_use]
+    pub fn inviter(&self) -> Inviter {
+        Inviter {
+            desk: Arc::clone(&self.desk),
+            advertise: self.advertise.clone(),
+            authority: Arc::clone(&self.authority),
+        }
+    }
+}
+
+impl Inviter {
     /// Invites workers or relays.
     ///
     /// # Errors

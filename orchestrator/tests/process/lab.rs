@@ -74,7 +74,7 @@ pub(crate) fn config(folder: &Path) -> Config {
     let cgroups = Cgroups::find(None).unwrap();
     assert_eq!(cgroups.shortcomings(), [""; 0]);
     let mut config = Config::new(folder.to_owned(), cgroups);
-    config.supervisor = env!("CARGO_BIN_EXE_instance-supervisor").into();
+    config.supervisor = env!("CARGO_BIN_EXE_weald").into();
     config.grace = GRACE;
     config.log_bytes = LOG_BYTES;
     config
