@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
 use orchestrator_core::Now;
+use orchestrator_core::accounts::Accounts;
 use orchestrator_core::addresses::Plan;
 use orchestrator_core::record::{RecordError, Write};
 use orchestrator_core::root::{Command, CommandError, Done, Effect, Input, Root, Scope, Step};
@@ -29,6 +30,10 @@ type Answer = Result<Done, CommandError>;
 type Lines = Result<Vec<String>, String>;
 /// Something that is asked of the machine as it stands.
 type Look = Box<dyn FnOnce(&Root, Now) + Send>;
+/// What is told once everything is persisted.
+type Telling = Box<dyn FnOnce() + Send>;
+/// Something that is done with accounts: what is to be persisted, and what is told then.
+type Change = Box<dyn FnOnce(&mut Accounts, &Root, Now) -> (Vec<Write>, Telling) + Send>;
 
 /// What the thread is told.
 pub enum Request {
@@ -38,6 +43,8 @@ pub enum Request {
     Command(Box<Command>, Scope, oneshot::Sender<Answer>),
     /// Somebody wants to see how things are.
     Look(Look),
+    /// Somebody changes accounts, or looks at them.
+    Accounts(Change),
     /// Somebody wants to read a log.
     Logs(InstanceId, u32, oneshot::Sender<Lines>),
 }
@@ -52,6 +59,7 @@ impl fmt::Debug for Request {
                 .field(scope)
                 .finish(),
             Self::Look(_) => f.write_str("Look"),
+            Self::Accounts(_) => f.write_str("Accounts"),
             Self::Logs(instance, lines, _) => {
                 f.debug_tuple("Logs").field(instance).field(lines).finish()
             }
@@ -110,6 +118,27 @@ impl RootHandle {
         answer.await.map_err(|_| Stopping)
     }
 
+    /// Changes accounts, or looks at them; when it returns, the writes that the closure returned are
+    /// persisted. The closure runs on root's thread and
+    /// must be quick.
+    ///
+    /// # Errors
+    /// Root has stopped.
+    pub async fn accounts<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Accounts, &Root, Now) -> (Vec<Write>, T) + Send + 'static,
+    ) -> Result<T, Stopping> {
+        let (sender, answer) = oneshot::channel();
+        let change: Change = Box::new(move |accounts, root, now| {
+            let (writes, told) = change(accounts, root, now);
+            // Whoever asked may have gone away.
+            let tell: Telling = Box::new(move || drop(sender.send(told)));
+            (writes, tell)
+        });
+        self.ask(Request::Accounts(change))?;
+        answer.await.map_err(|_| Stopping)
+    }
+
     /// The last lines of an instance's log, oldest first. The caller bounds how long it waits: the
     /// node that has the instance may be out of reach.
     ///
@@ -142,7 +171,7 @@ pub enum Told {
     /// Close a cluster's connection, saying why.
     Close(Label, String),
     /// Answer whoever asked.
-    Answer(Box<dyn FnOnce() + Send>),
+    Answer(Telling),
 }
 
 impl fmt::Debug for Told {
@@ -160,6 +189,7 @@ impl fmt::Debug for Told {
 struct RootMachine {
     root: Root,
     keys: Keys,
+    accounts: Accounts,
     logs: HashMap<u64, oneshot::Sender<Lines>>,
 }
 
@@ -216,6 +246,11 @@ impl Machine for RootMachine {
                 })));
             }
             Some(Request::Look(look)) => look(&self.root, now),
+            Some(Request::Accounts(change)) => {
+                let (more, tell) = change(&mut self.accounts, &self.root, now);
+                writes.extend(more);
+                effects.push(Told::Answer(tell));
+            }
             Some(Request::Logs(instance, lines, sender)) => {
                 self.logs.retain(|request, waiting| {
                     let gone = waiting.is_closed();
@@ -265,12 +300,14 @@ pub fn start(
     let clock = Clock::start();
     let trust = Box::new(keys.clone());
     let (root, step) = Root::restore(Plan::default(), trust, &records, clock.now())?;
+    let (accounts, mut writes) = Accounts::restore(&records, clock.now())?;
     let mut machine = RootMachine {
         root,
         keys,
+        accounts,
         logs: HashMap::new(),
     };
-    let (mut writes, mut effects) = (Vec::new(), Vec::new());
+    let mut effects = Vec::new();
     machine.take(step, &mut writes, &mut effects);
     machine.add_writes(&mut writes)?;
     store.commit(&writes)?;
