@@ -125,10 +125,11 @@ pub fn asks_for_closest(query: &[u8], caller: Caller, table: &Snapshot) -> Optio
     Some(table.service(found.service).name.clone())
 }
 
-/// The application that a query is about and of which nothing is known yet, if the caller may ask
-/// for it: its rows should be fetched, and the query answered when they have come.
+/// The application that a query is about, if the caller may ask and the table does not hold
+/// everything: its rows should be there. If [`Snapshot::knows`] says that they are not, the query
+/// should be answered when they have come.
 #[must_use]
-pub fn asks_for_unknown(query: &[u8], caller: Caller, table: &Snapshot) -> Option<ApplicationName> {
+pub fn asks_about(query: &[u8], caller: Caller, table: &Snapshot) -> Option<ApplicationName> {
     if table.is_whole() {
         return None;
     }
@@ -136,10 +137,8 @@ pub fn asks_for_unknown(query: &[u8], caller: Caller, table: &Snapshot) -> Optio
     let domain = Domain::of(&query.labels, table.zones())?;
     let before = query.labels.get(..domain.before)?;
     let asked = SemanticName::from_labels(before, domain.policy?).ok()?;
-    match View::of(&caller, table)?.look_up(&asked) {
-        Err(Missing::Service(name)) if !table.knows(&name.application) => Some(name.application),
-        Ok(_) | Err(Missing::Application | Missing::Service(_) | Missing::Instance(..)) => None,
-    }
+    let view = View::of(&caller, table)?;
+    asked.application.or_else(|| view.application.cloned())
 }
 
 /// Writes a refusal to a query into `out`; it is empty if `query` is none.

@@ -15,11 +15,12 @@ use weald_proto::addr::{Dual, Pools};
 use weald_proto::id::{Label, NodeId, Organisation, RelayId};
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName, Zone};
 use weald_proto::statement::{
-    Grant, InstanceStatement, NodeStatement, RelayStatement, ServiceStatement, Signed, Statement,
+    Grant, InstanceStatement, Lease, NodeStatement, RelayStatement, ServiceStatement, Signed,
+    Statement, UnixSeconds,
 };
 
 pub use self::attached::{AttachError, Attached, with_attached};
-pub use self::build::Built;
+pub use self::build::{Built, Leased};
 pub use self::interests::{INTEREST_TIMEOUT, Interests, MAX_ASKED};
 
 use self::newest::Newest;
@@ -72,6 +73,8 @@ pub struct RowStore {
     instances: Newest<InstanceId, InstanceStatement>,
     nodes: Newest<NodeId, NodeStatement>,
     relays: Newest<RelayId, RelayStatement>,
+    /// What other nodes have shown that they may send from.
+    leases: Newest<NodeId, Lease>,
 }
 
 impl RowStore {
@@ -87,6 +90,7 @@ impl RowStore {
             instances: Newest::new(),
             nodes: Newest::new(),
             relays: Newest::new(),
+            leases: Newest::new(),
         }
     }
 
@@ -131,7 +135,8 @@ impl RowStore {
         }
     }
 
-    /// Takes one row, or the grant of a cluster; false if a newer one is known or it is none.
+    /// Takes one row, the grant of a cluster, or the lease that another node has shown; false if a
+    /// newer one is known or it is none of these.
     pub fn handle(&mut self, row: Judged) -> bool {
         let Judged { statement, signed } = row;
         match statement {
@@ -159,8 +164,13 @@ impl RowStore {
                 self.relays
                     .put(key, row.generation, row.removed, row, signed)
             }
-            // Who is revoked, and who may send from where, is no row of the table.
-            Statement::Revocations(_) | Statement::Lease(_) => false,
+            // The own lease is for others; what is hosted here is known from what is attached.
+            Statement::Lease(row) if row.node == self.me => false,
+            Statement::Lease(row) => {
+                let key = row.node.clone();
+                self.leases.put(key, row.epoch, false, row, signed)
+            }
+            Statement::Revocations(_) => false,
         }
     }
 
@@ -177,6 +187,19 @@ impl RowStore {
             .forget(|name| !wanted.contains(&name.application));
         self.instances
             .forget(|id| !wanted.contains(&id.service.application));
+    }
+
+    /// Forgets the leases that have run out; true if there were any.
+    pub fn expire_leases(&mut self, now: UnixSeconds) -> bool {
+        let over = |lease: &&Lease| lease.expires <= now;
+        let over: BTreeSet<NodeId> = self
+            .leases
+            .iter()
+            .filter(over)
+            .map(|lease| lease.node.clone())
+            .collect();
+        self.leases.forget(|node| over.contains(node));
+        !over.is_empty()
     }
 
     /// What is known of an application; none if nobody has said yet.
@@ -204,6 +227,7 @@ impl RowStore {
             .chain(self.relays.signed())
             .chain(self.services.signed())
             .chain(self.instances.signed())
+            .chain(self.leases.signed())
     }
 
     fn withdraw(&mut self, application: &ApplicationName) {

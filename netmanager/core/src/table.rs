@@ -9,13 +9,13 @@
 //! data plane, DNS and the shell read it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hashbrown::HashMap;
 use weald_proto::addr::{Dual, Pools};
 use weald_proto::id::{NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId, Policy, ServiceName, Zone};
-use weald_proto::table::{LanePolicy, NodeRow, RelayRow};
+use weald_proto::table::{LanePolicy, RelayRow};
 
 pub use self::nodes::{Nodes, PeerId};
 
@@ -55,6 +55,15 @@ pub struct Owner {
     pub organisation: OrganisationIndex,
     /// The instance whose address it is; none for a node's own address.
     pub instance: Option<InstanceIndex>,
+}
+
+/// Another node, as far as reaching it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerRow {
+    /// Who it is; its certificate says the same.
+    pub id: NodeId,
+    /// Where its data socket can be dialled directly.
+    pub addresses: Vec<SocketAddr>,
 }
 
 /// A service, with its instances in the order of their numbers.
@@ -112,12 +121,14 @@ pub struct Snapshot {
     organisations: Vec<Organisation>,
     services: Vec<Service>,
     instances: Vec<Instance>,
-    peers: BTreeMap<PeerId, NodeRow>,
+    peers: BTreeMap<PeerId, PeerRow>,
     relays: Vec<RelayRow>,
     local_addresses: Vec<IpAddr>,
     owners: HashMap<IpAddr, Owner, TableHasher>,
     service_addresses: HashMap<IpAddr, (ServiceIndex, Policy), TableHasher>,
     services_by_name: HashMap<ServiceName, ServiceIndex, TableHasher>,
+    /// The instances behind leased addresses, which have no rows.
+    leased: HashMap<IpAddr, InstanceId, TableHasher>,
 }
 
 impl Snapshot {
@@ -185,6 +196,16 @@ impl Snapshot {
         Some(&self.instance(instance).id.service.application)
     }
 
+    /// The instance that has the address, be it by a row or by a lease; none for nodes and
+    /// strangers.
+    #[must_use]
+    pub fn instance_id_at(&self, ip: IpAddr) -> Option<&InstanceId> {
+        match self.owner(ip)?.instance {
+            Some(index) => Some(&self.instance(index).id),
+            None => self.leased.get(&ip),
+        }
+    }
+
     /// The organisation that the instance or node with the address belongs to.
     #[must_use]
     pub fn organisation_of(&self, ip: IpAddr) -> Option<OrganisationIndex> {
@@ -202,13 +223,13 @@ impl Snapshot {
     }
 
     /// Every other node.
-    pub fn peers(&self) -> impl ExactSizeIterator<Item = (PeerId, &NodeRow)> {
+    pub fn peers(&self) -> impl ExactSizeIterator<Item = (PeerId, &PeerRow)> {
         self.peers.iter().map(|(peer, row)| (*peer, row))
     }
 
     /// The row of another node; none when the table has it no longer.
     #[must_use]
-    pub fn peer(&self, peer: PeerId) -> Option<&NodeRow> {
+    pub fn peer(&self, peer: PeerId) -> Option<&PeerRow> {
         self.peers.get(&peer)
     }
 

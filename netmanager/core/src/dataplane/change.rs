@@ -165,8 +165,8 @@ fn fate(flow: &Flow, old: &Snapshot, new: &Snapshot) -> Fate {
 /// The owner of an address in the new table, if it is the instance or node that had it in the old.
 fn same_owner<'a>(ip: IpAddr, old: &Snapshot, new: &'a Snapshot) -> Option<&'a Owner> {
     let (before, after) = (old.owner(ip)?, new.owner(ip)?);
-    let same = match (before.instance, after.instance) {
-        (Some(before), Some(after)) => old.instance(before).id == new.instance(after).id,
+    let same = match (old.instance_id_at(ip), new.instance_id_at(ip)) {
+        (Some(before), Some(after)) => before == after,
         (None, None) => old.node_of(before.host) == new.node_of(after.host),
         (Some(_), None) | (None, Some(_)) => false,
     };

@@ -146,7 +146,7 @@ impl DataPlane {
     ) -> Result<Host, Refusal> {
         const UNKNOWN: Refusal = Refusal::Drop(DropReason::IcmpErrorWithoutFlow);
         let info = *packet.info();
-        let owner = sender(self.table.as_deref(), from, &info)?;
+        let owner = *sender(self.table.as_deref(), from, &info)?;
         let side = Side::of(from);
         let quoted = packet.embedded().ok_or(UNKNOWN)?;
         // What is quoted was delivered on this side, so its answers have the flow's key.
@@ -158,12 +158,19 @@ impl DataPlane {
         }
         let arriving = flow.arriving(direction);
         // Nodes may report about any packet, instances about those that were theirs.
-        let may_report = owner.instance.is_none() || info.src == arriving.source;
+        let is_node = owner.instance.is_none() && !self.is_leased(info.src);
+        let may_report = is_node || info.src == arriving.source;
         if !may_report || info.dst != arriving.destination {
             return Err(UNKNOWN);
         }
         translate::error(flow, direction, packet, &quoted, vnet);
         Ok(flow.destination(direction))
+    }
+
+    /// Whether an address is an instance's by its node's lease alone.
+    fn is_leased(&self, ip: std::net::IpAddr) -> bool {
+        let table = self.table.as_deref();
+        table.is_some_and(|table| table.instance_id_at(ip).is_some())
     }
 
     /// Counts a packet that goes no further, and answers it if it may be.

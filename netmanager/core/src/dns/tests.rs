@@ -339,10 +339,14 @@ fn an_application_that_nobody_was_asked_for_is_not_said_to_be_missing() {
     let known = Scope::Applications([shop, gone].into());
     let table = snapshot().with_scope(known);
     let caller = Caller { ip: ip(CLIENT) };
-    for (name, expected, unknown) in [
-        ("web.prod.rr.local", "10.30.8.1", None),
-        ("nope.prod.rr.local", "NXDOMAIN rr.local", None),
-        ("gone.prod.web.prod.rr.local", "NXDOMAIN rr.local", None),
+    for (name, expected, about) in [
+        ("web.prod.rr.local", "10.30.8.1", Some("shop.prod")),
+        ("nope.prod.rr.local", "NXDOMAIN rr.local", Some("shop.prod")),
+        (
+            "gone.prod.web.prod.rr.local",
+            "NXDOMAIN rr.local",
+            Some("gone.prod"),
+        ),
         ("new.prod.web.prod.rr.local", "SERVFAIL", Some("new.prod")),
         ("new.prod.web.prod.3.instance", "SERVFAIL", Some("new.prod")),
         ("prod.rr.local", "NXDOMAIN rr.local", None),
@@ -351,15 +355,15 @@ fn an_application_that_nobody_was_asked_for_is_not_said_to_be_missing() {
         let query = query(name, "A");
         let shown = show(&query, caller, &table, TableStatus::Authoritative);
         assert_eq!(shown, expected, "{name}");
-        let asked = asks_for_unknown(&query, caller, &table);
+        let asked = asks_about(&query, caller, &table);
         let asked = asked.map(|application| application.to_string());
-        assert_eq!(asked.as_deref(), unknown, "{name}");
-        assert_eq!(asks_for_unknown(&query, caller, &snapshot()), None);
+        assert_eq!(asked.as_deref(), about, "{name}");
+        assert_eq!(asks_about(&query, caller, &snapshot()), None);
     }
     let stranger = Caller {
         ip: ip("10.30.0.99"),
     };
-    let asked = asks_for_unknown(&query("new.prod.web.prod.rr", "A"), stranger, &table);
+    let asked = asks_about(&query("new.prod.web.prod.rr", "A"), stranger, &table);
     assert_eq!(asked, None, "strangers ask for nothing");
 }
 

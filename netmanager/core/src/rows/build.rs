@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use weald_proto::addr::{Dual, Pools};
-use weald_proto::id::{Label, NodeId};
-use weald_proto::name::{self, ServiceName, Zone};
+use weald_proto::control::Generation;
+use weald_proto::id::{Label, NodeId, Organisation};
+use weald_proto::name::{self, InstanceId, ServiceName, Zone};
+use weald_proto::statement::LeasedInstance;
 use weald_proto::table::{InstanceRow, NodeRow, RelayRow, ServiceRow, Table, TableError};
 
 use super::{Attached, Basics, RowStore};
@@ -18,8 +20,31 @@ use super::{Attached, Basics, RowStore};
 pub struct Built {
     /// A table that passes its check.
     pub table: Table,
+    /// Addresses that other nodes may send from, of which the table has no row.
+    pub leased: Vec<Leased>,
     /// Why rows were left out. Rows that only wait for others are not mentioned.
     pub faults: Vec<TableError>,
+}
+
+/// Addresses that another node may send from by its lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leased {
+    /// The node.
+    pub node: NodeId,
+    /// The tenant.
+    pub organisation: Organisation,
+    /// The instance; none for the node's own addresses.
+    pub instance: Option<InstanceId>,
+    /// The addresses.
+    pub addresses: Dual,
+}
+
+/// Where an instance is by the newest word on it.
+struct Place<'a> {
+    generation: Generation,
+    node: &'a NodeId,
+    organisation: &'a Organisation,
+    instance_ip: Dual,
 }
 
 impl RowStore {
@@ -27,7 +52,8 @@ impl RowStore {
     ///
     /// An instance that is attached here counts more than a row of the same life or an older one.
     /// Rows that say that an instance is here, although it is not attached, are left out: nothing
-    /// could be delivered to it.
+    /// could be delivered to it. The lease of a node counts as much as a row: of the two the newer
+    /// life of an instance says where it is.
     #[must_use]
     pub fn build(&self, attached: &[Attached]) -> Built {
         let basics = self.basics.clone().unwrap_or_else(|| Basics {
@@ -39,6 +65,7 @@ impl RowStore {
             claims: Claims::new(basics.pools.clone()),
             nodes: BTreeSet::new(),
             services: BTreeSet::new(),
+            leased: Vec::new(),
             table: Table {
                 pools: basics.pools,
                 zones: basics.zones,
@@ -49,8 +76,10 @@ impl RowStore {
         builder.table.relays = self.relay_rows();
         self.add_services(&mut builder);
         self.add_instances(&mut builder, attached);
+        self.add_leased_nodes(&mut builder);
         Built {
             table: builder.table,
+            leased: builder.leased,
             faults: builder.claims.faults,
         }
     }
@@ -106,22 +135,89 @@ impl RowStore {
                 builder.add_instance(instance.row(&self.me));
             }
         }
-        for row in self.instances.iter() {
-            if row.node == self.me || here.contains(&row.instance) {
+        for (id, place) in self.places() {
+            if *place.node == self.me || here.contains(id) {
                 continue;
             }
-            builder.add_instance(InstanceRow {
-                id: row.instance.clone(),
-                node: row.node.clone(),
-                instance_ip: row.instance_ip,
+            let row = InstanceRow {
+                id: id.clone(),
+                node: place.node.clone(),
+                instance_ip: place.instance_ip,
                 ports: Vec::new(),
+            };
+            if builder.has_what_it_needs(&row) {
+                builder.add_instance(row);
+            } else if self.leases.get(place.node).is_some() {
+                builder.add_leased(Leased {
+                    node: place.node.clone(),
+                    organisation: place.organisation.clone(),
+                    instance: Some(id.clone()),
+                    addresses: place.instance_ip,
+                });
+            }
+        }
+    }
+
+    /// Where every instance is, by rows and leases.
+    fn places(&self) -> BTreeMap<&InstanceId, Place<'_>> {
+        let rows = self.instances.iter().map(|row| {
+            let place = Place {
+                generation: row.generation,
+                node: &row.node,
+                organisation: &row.organisation,
+                instance_ip: row.instance_ip,
+            };
+            (&row.instance, place)
+        });
+        let mut places: BTreeMap<_, _> = rows.collect();
+        for lease in self.leases.iter() {
+            for leased in &lease.instances {
+                let stated = self.instances.generation(&leased.instance);
+                let known = places.get(&leased.instance).map(|place| place.generation);
+                if stated
+                    .max(known)
+                    .is_none_or(|known| known < leased.generation)
+                {
+                    places.insert(&leased.instance, Place::of(&lease.node, leased));
+                }
+            }
+        }
+        places
+    }
+
+    /// The own addresses of nodes that have a lease but no row.
+    fn add_leased_nodes(&self, builder: &mut Builder) {
+        for lease in self.leases.iter() {
+            let Some(organisation) = self.owner_of(&lease.node.cluster) else {
+                continue;
+            };
+            if builder.nodes.contains(&lease.node) || lease.node_ip.is_empty() {
+                continue;
+            }
+            builder.add_leased(Leased {
+                node: lease.node.clone(),
+                organisation: organisation.clone(),
+                instance: None,
+                addresses: lease.node_ip,
             });
+        }
+    }
+}
+
+impl<'a> Place<'a> {
+    const fn of(node: &'a NodeId, leased: &'a LeasedInstance) -> Self {
+        Self {
+            generation: leased.generation,
+            node,
+            organisation: &leased.organisation,
+            instance_ip: leased.instance_ip,
         }
     }
 }
 
 struct Builder {
     table: Table,
+    leased: Vec<Leased>,
     claims: Claims,
     nodes: BTreeSet<NodeId>,
     services: BTreeSet<ServiceName>,
@@ -160,9 +256,22 @@ impl Builder {
         }
     }
 
+    fn has_what_it_needs(&self, row: &InstanceRow) -> bool {
+        self.services.contains(&row.id.service) && self.nodes.contains(&row.node)
+    }
+
+    fn add_leased(&mut self, leased: Leased) {
+        let owner = match &leased.instance {
+            Some(instance) => format!("instance {instance}"),
+            None => format!("node {}", leased.node),
+        };
+        if self.claims.claim(&owner, &[leased.addresses]) {
+            self.leased.push(leased);
+        }
+    }
+
     fn add_instance(&mut self, row: InstanceRow) {
-        let waits = !self.services.contains(&row.id.service) || !self.nodes.contains(&row.node);
-        if waits {
+        if !self.has_what_it_needs(&row) {
             return;
         }
         let owner = format!("instance {}", row.id);

@@ -81,6 +81,11 @@ impl<K: Ord, T> Newest<K, T> {
         self.subjects.retain(|key, _| !gone(key));
     }
 
+    /// The newest generation that was stated of a subject, be it there or not.
+    pub(super) fn generation(&self, key: &K) -> Option<Generation> {
+        Some(self.subjects.get(key)?.generation)
+    }
+
     pub(super) fn get(&self, key: &K) -> Option<&T> {
         let entry = self.subjects.get(key)?;
         entry.row.as_ref().filter(|_| !entry.removed)

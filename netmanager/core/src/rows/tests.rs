@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use weald_proto::statement::LeasedInstance;
 use weald_proto::table::{LanePolicy, Table};
 
 use super::*;
+use crate::table::{Host, Nodes, Snapshot};
 
 #[test]
 fn rows_make_the_table_that_they_say() {
@@ -116,6 +118,76 @@ fn what_is_attached_here_is_here_until_it_has_moved() {
     let built = store.build(&[own]);
     assert_eq!(built.table.instances[1].node, node("b1"), "it has moved");
     built.table.check().unwrap();
+}
+
+#[test]
+fn a_lease_says_where_instances_are_as_a_row_does() {
+    let mut store = shop();
+    // Of an application without rows here, on a node without one.
+    store.handle(lease(1, "c1", 9, &[(1, "bank", 1, 20)]));
+    let built = store.build(&[]);
+    assert_eq!(built.table, shop().build(&[]).table);
+    let leased: Vec<_> = built
+        .leased
+        .iter()
+        .map(|leased| {
+            let instance = leased.instance.as_ref().map(ToString::to_string);
+            (leased.node.to_string(), instance, leased.addresses)
+        })
+        .collect();
+    assert_eq!(
+        leased,
+        [
+            (
+                "munich/c1".to_owned(),
+                Some("bank.prod.web.prod.1".to_owned()),
+                dual(0, 20)
+            ),
+            ("munich/c1".to_owned(), None, dual(255, 9))
+        ]
+    );
+
+    // A newer life than the row's, on a node with a row: it has moved there.
+    store.handle(node_row(1, "c1", 9));
+    store.handle(lease(2, "c1", 9, &[(4, "shop", 1, 3)]));
+    let built = store.build(&[]);
+    built.table.check().unwrap();
+    assert_eq!(built.leased, []);
+    assert_eq!(built.table.instances[0].node, node("c1"));
+
+    // A removal of that life counts as well, and a lease ends.
+    let mut gone = instance(4, "shop", 1, "c1", 3);
+    if let Statement::Instance(row) = &mut gone.statement {
+        row.removed = true;
+    }
+    store.handle(gone);
+    assert_eq!(store.build(&[]).table.instances, []);
+    assert!(!store.expire_leases(999));
+    assert!(store.expire_leases(1000));
+    assert!(
+        !store.handle(lease(3, "a1", 1, &[])),
+        "the own one is for others"
+    );
+}
+
+#[test]
+fn leased_addresses_have_an_owner_and_no_row() {
+    let mut store = shop();
+    store.handle(lease(1, "c1", 9, &[(1, "bank", 1, 20)]));
+    let built = store.build(&[]);
+    let mut nodes = Nodes::new();
+    let snapshot = Snapshot::build(&built.table, &node("a1"), &mut nodes, 1);
+    let snapshot = snapshot.with_leases(&[node("d1")], &built.leased, &mut nodes);
+    let [c1, d1] = ["c1", "d1"].map(|name| nodes.find(&node(name)).unwrap());
+    let ip = dual(0, 20).iter().next().unwrap();
+    let owner = snapshot.owner(ip).unwrap();
+    assert_eq!((owner.host, owner.instance), (Host::Peer(c1), None));
+    let id = snapshot.instance_id_at(ip).unwrap();
+    assert_eq!(id.to_string(), "bank.prod.web.prod.1");
+    assert_eq!(snapshot.peer(d1).unwrap().id, node("d1"));
+    let own = dual(255, 9).iter().next().unwrap();
+    assert_eq!(snapshot.owner(own).unwrap().host, Host::Peer(c1));
+    assert_eq!(snapshot.instance_id_at(own), None);
 }
 
 #[test]
@@ -379,6 +451,30 @@ fn node_row(generation: u64, name: &str, last: u8) -> Judged {
             removed: false,
             node_ip: dual(255, last),
             addresses: Vec::new(),
+        }),
+    )
+}
+
+fn lease(epoch: u64, name: &str, last: u8, instances: &[(u64, &str, u32, u8)]) -> Judged {
+    let instances = instances
+        .iter()
+        .map(|(generation, application, number, last)| LeasedInstance {
+            instance: InstanceId {
+                service: service_name(application, "web"),
+                number: *number,
+            },
+            organisation: Organisation(label("acme")),
+            generation: *generation,
+            instance_ip: dual(0, *last),
+        });
+    judged(
+        "Lease",
+        Statement::Lease(Lease {
+            node: node(name),
+            epoch,
+            expires: 1000,
+            node_ip: dual(255, last),
+            instances: instances.collect(),
         }),
     )
 }

@@ -10,9 +10,11 @@ use weald_proto::id::{NodeId, Organisation};
 use weald_proto::name::Policy;
 use weald_proto::table::Table;
 
+use crate::rows::Leased;
+
 use super::{
-    Host, Instance, InstanceIndex, Nodes, OrganisationIndex, Owner, Scope, Service, ServiceIndex,
-    Snapshot, TableHasher,
+    Host, Instance, InstanceIndex, Nodes, OrganisationIndex, Owner, PeerRow, Scope, Service,
+    ServiceIndex, Snapshot, TableHasher,
 };
 
 /// Seeds the snapshot's hashers; see [`TableHasher`] for why it may be fixed.
@@ -28,6 +30,39 @@ impl Snapshot {
         builder.add_nodes(table, nodes);
         builder.add_services(table);
         builder.add_instances(table, nodes);
+        builder.snapshot
+    }
+}
+
+impl Snapshot {
+    /// Adds nodes that have shown their certificates but have no rows, and what nodes may send from
+    /// by their leases. What a row says of an address or a node stays.
+    #[must_use]
+    pub fn with_leases(self, guests: &[NodeId], leased: &[Leased], nodes: &mut Nodes) -> Self {
+        let known = (0..).map(OrganisationIndex);
+        let organisations = self.organisations.iter().cloned().zip(known).collect();
+        let mut builder = Builder {
+            snapshot: self,
+            organisations,
+        };
+        for node in guests
+            .iter()
+            .chain(leased.iter().map(|leased| &leased.node))
+        {
+            if let Host::Peer(peer) = builder.host(node, nodes) {
+                builder
+                    .snapshot
+                    .peers
+                    .entry(peer)
+                    .or_insert_with(|| PeerRow {
+                        id: node.clone(),
+                        addresses: Vec::new(),
+                    });
+            }
+        }
+        for leased in leased {
+            builder.add_leased(leased, nodes);
+        }
         builder.snapshot
     }
 }
@@ -60,6 +95,7 @@ impl Builder {
                     hasher(),
                 ),
                 services_by_name: HashMap::with_capacity_and_hasher(table.services.len(), hasher()),
+                leased: HashMap::with_hasher(hasher()),
             },
             organisations: BTreeMap::new(),
         }
@@ -69,7 +105,13 @@ impl Builder {
         for row in &table.nodes {
             let host = self.host(&row.id, nodes);
             if let Host::Peer(peer) = host {
-                self.snapshot.peers.insert(peer, row.clone());
+                self.snapshot.peers.insert(
+                    peer,
+                    PeerRow {
+                        id: row.id.clone(),
+                        addresses: row.addresses.clone(),
+                    },
+                );
             }
             let organisation = self.organisation(&row.organisation);
             self.own(
@@ -140,6 +182,25 @@ impl Builder {
             service
                 .instances
                 .sort_by_key(|index| instances[index.0 as usize].id.number);
+        }
+    }
+
+    fn add_leased(&mut self, leased: &Leased, nodes: &mut Nodes) {
+        let host = self.host(&leased.node, nodes);
+        let organisation = self.organisation(&leased.organisation);
+        for ip in leased.addresses.iter() {
+            if self.snapshot.owners.contains_key(&ip) {
+                continue;
+            }
+            let owner = Owner {
+                host,
+                organisation,
+                instance: None,
+            };
+            self.snapshot.owners.insert(ip, owner);
+            if let Some(instance) = &leased.instance {
+                self.snapshot.leased.insert(ip, instance.clone());
+            }
         }
     }
 
