@@ -109,6 +109,7 @@ messages!(
     crate::session::ClusterToNet,
     crate::join::JoinRequest,
     crate::join::JoinResponse,
+    crate::session::PeerToPeer,
     crate::statement::Statement,
 );
 

@@ -1,4 +1,5 @@
-//! What a netmanager and its cluster say to each other, on the node's data socket.
+//! What a netmanager and its cluster say to each other, on the node's data socket; and what two
+//! netmanagers show each other before they believe each other's packets.
 //!
 //! The netmanager dials. It names the applications that it is interested in and gets their rows,
 //! signed one by one, then every change of them. Their layout as bytes is [`crate::codec`]'s.
@@ -69,4 +70,23 @@ pub enum ClusterToNet {
     },
     /// An application that the node asked for does not exist, or not for it.
     Unknown(ApplicationName),
+}
+
+/// What a netmanager shows another one, on a unidirectional stream of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerToPeer {
+    /// The first message of a session.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+        /// The epoch of the newest revocation list that it has; 0 for none. Whoever has a newer one
+        /// sends it.
+        revocations: u64,
+    },
+    /// What its cluster may claim (a signed `statement::Grant`), which its lease is judged by.
+    Grant(Signed),
+    /// What it may send from (a signed `statement::Lease`); again whenever that changes.
+    Lease(Signed),
+    /// Who is revoked (a signed `statement::Revocations`).
+    Revocations(Signed),
 }

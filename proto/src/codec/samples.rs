@@ -11,7 +11,7 @@ use crate::control::{
 };
 use crate::id::{Label, NodeId, Organisation, RelayId};
 use crate::name::{ApplicationName, InstanceId, Zone};
-use crate::session::{ClusterToNet, NetToCluster};
+use crate::session::{ClusterToNet, NetToCluster, PeerToPeer};
 use crate::spec::{Constraint, Place, Resources, Runtime, ServiceSpec};
 use crate::statement::{
     Grant, InstanceStatement, Lease, LeasedInstance, NodeStatement, RelayStatement, Revocations,
@@ -392,6 +392,18 @@ pub(super) fn net_to_cluster() -> Vec<NetToCluster> {
         NetToCluster::Interests(vec![application()]),
         NetToCluster::Addresses(addresses()),
         NetToCluster::KeepAlive,
+    ]
+}
+
+pub(super) fn peer_to_peer() -> Vec<PeerToPeer> {
+    vec![
+        PeerToPeer::Hello {
+            version: crate::session::VERSION,
+            revocations: 2,
+        },
+        PeerToPeer::Grant(by_root()),
+        PeerToPeer::Lease(signed()),
+        PeerToPeer::Revocations(by_root()),
     ]
 }
 

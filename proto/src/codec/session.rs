@@ -1,7 +1,7 @@
-//! What a netmanager and its cluster say to each other.
+//! What a netmanager and its cluster, or another netmanager, say to each other.
 
 use super::parts::{put, take, variants};
-use crate::session::{ClusterToNet, NetToCluster};
+use crate::session::{ClusterToNet, NetToCluster, PeerToPeer};
 
 variants!(NetToCluster as FromNet.message(from_net::Message):
     {
@@ -20,4 +20,9 @@ variants!(ClusterToNet as ToNet.message(to_net::Message):
         Rows as Rows { complete: long, rows: long }
     }
     { Lease: lease, Grant: grant, Revocations: revocations, Unknown: unknown }
+);
+
+variants!(PeerToPeer as Peer.message(peer::Message):
+    { Hello as PeerHello { version: value, revocations: value } }
+    { Grant: grant, Lease: lease, Revocations: revocations }
 );

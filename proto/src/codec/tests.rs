@@ -9,7 +9,7 @@ use super::samples;
 use super::*;
 use crate::control::{ClusterToRoot, ClusterToWorker, RootToCluster, WorkerToCluster};
 use crate::join::{JoinRequest, JoinResponse};
-use crate::session::{ClusterToNet, NetToCluster};
+use crate::session::{ClusterToNet, NetToCluster, PeerToPeer};
 use crate::statement::Statement;
 
 /// What every sample is laid out as; changed only together with a version.
@@ -39,6 +39,7 @@ fn all_layouts() -> String {
         layout("ClusterToNet", &samples::cluster_to_net()),
         layout("JoinRequest", &samples::join_requests()),
         layout("JoinResponse", &samples::join_responses()),
+        layout("PeerToPeer", &samples::peer_to_peer()),
         layout("Statement", &samples::statements()),
     ]
     .concat()
@@ -197,6 +198,7 @@ proptest! {
         let _ = ClusterToNet::decode(&bytes);
         let _ = JoinRequest::decode(&bytes);
         let _ = JoinResponse::decode(&bytes);
+        let _ = PeerToPeer::decode(&bytes);
         let _ = Statement::decode(&bytes);
     }
 
