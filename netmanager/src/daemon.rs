@@ -16,26 +16,28 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use netmanager_core::dns::ClientLimits;
-use netmanager_core::rows::Attached;
+use netmanager_core::dns::{ClientLimits, TableStatus};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 use weald_proto::id::NodeId;
-use weald_proto::table::Table;
+use weald_proto::name::ApplicationName;
 
 use crate::api::hosting::Hosting;
 use crate::api::server::ApiServer;
 use crate::api::{About, ApiContext};
-use crate::config::NetConfig;
+use crate::config::{NetConfig, RowSource};
 use crate::dns_server::{DnsCounters, DnsServer, upstreams_of};
-use crate::driver::RunningDriver;
+use crate::driver::{Heard, RunningDriver};
 use crate::env::{EnvConfig, Overlay};
 use crate::socket::DataSocket;
 use crate::state::StateDir;
 
+mod addresses;
 mod hosting;
 mod identified;
 mod packets;
+mod rows_source;
+mod session;
 mod signals;
 mod table_keeper;
 mod watch;
@@ -46,6 +48,7 @@ mod tests;
 pub use identified::Identified;
 
 use hosting::HostHandle;
+use session::ClusterSession;
 use table_keeper::{Candidate, TableKeeper};
 
 /// Threads for names and the API: neither computes much, and packets need the processors.
@@ -53,6 +56,9 @@ const RUNTIME_THREADS: usize = 2;
 
 /// How often the packet thread is looked after.
 const CARE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Events that are taken in before anything follows from them.
+const MAX_EVENTS_AT_ONCE: usize = 256;
 
 /// How long names and the API may take to end.
 const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -82,6 +88,10 @@ enum Event {
     Table,
     /// Somebody wants instances to be hosted, or to know which are.
     Host(Hosting),
+    /// The packet thread has heard something from the cluster or from a peer.
+    Heard(Heard),
+    /// Somebody asks for a name of this application.
+    Ask(ApplicationName),
     /// Other peers than before have a session.
     Peers(Vec<NodeId>),
     /// A signal asks it to stop.
@@ -116,6 +126,8 @@ struct Daemon {
     config: NetConfig,
     identified: Identified,
     keeper: TableKeeper,
+    session: ClusterSession,
+    names: Option<DnsServer>,
     overlay: Overlay,
     packets: RunningDriver,
     listen: SocketAddr,
@@ -130,35 +142,47 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let state = StateDir::open(&config.state_dir)?;
         let identified = Identified::of(&config)?;
-        let keeper = TableKeeper::load(&config.table, state, &identified.node)?;
-        let env = env_config(&config, &identified, keeper.table(), keeper.attached())?;
+        let keeper = match &config.source {
+            RowSource::File(file) => TableKeeper::load(file, state, &identified.node)?,
+            RowSource::Cluster(addresses) => {
+                let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+                let from = format!("cluster at {}", addresses.join(", "));
+                let credentials = &identified.credentials;
+                TableKeeper::from_cluster(state, &identified.node, credentials, from)
+            }
+        };
+        let env = env_config(&config, &identified, &keeper.candidate_in_use())?;
         let overlay = Overlay::up(env).context("cannot make the overlay")?;
         let socket = DataSocket::bind(config.listen)?;
         let listen = socket.local_address()?;
         let packets = packets::start(&config, &identified, &keeper, &overlay, socket, events)?;
-        let daemon = Self {
+        let mut daemon = Self {
             config,
             identified,
             keeper,
+            session: ClusterSession::default(),
+            names: None,
             overlay,
             packets,
             listen,
         };
         daemon.serve(runtime, events, started)?;
-        watch::watch(runtime, &daemon.config.table, events);
+        if let RowSource::File(file) = &daemon.config.source {
+            watch::watch(runtime, file, events);
+        }
         Ok(daemon)
     }
 
     /// Starts names and the API.
     fn serve(
-        &self,
+        &mut self,
         runtime: &Runtime,
         events: &Sender<Event>,
         started: Instant,
     ) -> anyhow::Result<()> {
         let _entered = runtime.enter();
         let names = Arc::new(DnsCounters::default());
-        self.serve_names(runtime, &names)?;
+        self.serve_names(runtime, &names, events)?;
         let server = ApiServer::bind(&self.config.socket)?;
         let context = ApiContext {
             about: About {
@@ -178,7 +202,12 @@ impl Daemon {
         Ok(())
     }
 
-    fn serve_names(&self, runtime: &Runtime, counters: &Arc<DnsCounters>) -> anyhow::Result<()> {
+    fn serve_names(
+        &mut self,
+        runtime: &Runtime,
+        counters: &Arc<DnsCounters>,
+        events: &Sender<Event>,
+    ) -> anyhow::Result<()> {
         let sockets = self.overlay.dns_sockets()?;
         let server = DnsServer::new(
             self.keeper.snapshot(),
@@ -191,6 +220,11 @@ impl Daemon {
         server.on_closest(move |service| {
             let _ = packets.note_interest(service);
         });
+        let events = events.clone();
+        // Whoever ends the daemon asks for nothing more.
+        server.on_application(move |application| drop(events.send(Event::Ask(application))));
+        self.names = Some(server.clone());
+        self.tell_names();
         runtime.spawn(async move {
             if let Err(error) = server.serve(sockets).await {
                 tracing::error!("names are not served any more: {error:#}");
@@ -213,13 +247,21 @@ impl Daemon {
     fn run(mut self, inbox: &Receiver<Event>) -> anyhow::Result<()> {
         tracing::info!("ready");
         let result = loop {
-            match inbox.recv_timeout(CARE_INTERVAL) {
-                Ok(Event::Table) => self.reload(),
-                Ok(Event::Host(request)) => self.host(request),
-                Ok(Event::Peers(peers)) => self.keeper.keep_peers(&peers),
-                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break Ok(()),
-                Err(RecvTimeoutError::Timeout) => {}
+            let wait = self.waiting_deadline().map_or(CARE_INTERVAL, |at| {
+                at.saturating_duration_since(Instant::now())
+                    .min(CARE_INTERVAL)
+            });
+            let first = match inbox.recv_timeout(wait) {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Disconnected) => break Ok(()),
+                Err(RecvTimeoutError::Timeout) => None,
+            };
+            let more = inbox.try_iter().take(MAX_EVENTS_AT_ONCE);
+            let events: Vec<Event> = first.into_iter().chain(more).collect();
+            if events.into_iter().any(|event| self.handle(event)) {
+                break Ok(());
             }
+            self.settle();
             if self.packets.is_finished() {
                 break Err(anyhow::anyhow!("the packet thread has ended by itself"));
             }
@@ -229,8 +271,35 @@ impl Daemon {
         result
     }
 
+    /// Handles one event; true if it asks to stop.
+    fn handle(&mut self, event: Event) -> bool {
+        match event {
+            Event::Table => self.reload(),
+            Event::Host(request) => self.host(request),
+            Event::Heard(heard) => self.hear(heard),
+            Event::Ask(application) => self.ask_for(&application),
+            Event::Peers(peers) => self.keeper.keep_peers(&peers),
+            Event::Stop => return true,
+        }
+        false
+    }
+
+    /// Says to whoever serves names whether the cluster can be asked for more.
+    fn tell_names(&self) {
+        if let (Some(names), RowSource::Cluster(_)) = (&self.names, &self.config.source) {
+            names.set_status(if self.session.observed.is_some() {
+                TableStatus::Authoritative
+            } else {
+                TableStatus::CutOff
+            });
+        }
+    }
+
     /// Takes up the table's file if it has changed and is valid; else says what is wrong with it.
     fn reload(&mut self) {
+        if matches!(self.config.source, RowSource::Cluster(_)) {
+            return;
+        }
         let Some(candidate) = self.keeper.read_change() else {
             return;
         };
@@ -242,14 +311,16 @@ impl Daemon {
     }
 
     fn update_overlay(&mut self, candidate: &Candidate) -> anyhow::Result<()> {
-        let (table, attached) = (candidate.table(), candidate.attached());
-        let env = env_config(&self.config, &self.identified, table, attached)?;
+        let env = env_config(&self.config, &self.identified, candidate)?;
         self.overlay.update(env)
     }
 
     fn use_table(&mut self, candidate: Candidate) {
         let snapshot = self.keeper.accept(candidate);
         // Without a packet thread the daemon ends soon.
+        if let Some(names) = &self.names {
+            names.note_table();
+        }
         if self.packets.handle().set_table(snapshot).is_ok() {
             tracing::info!(epoch = self.keeper.epoch(), "the table has changed");
         }
@@ -270,18 +341,17 @@ fn upstreams(config: &NetConfig) -> Vec<SocketAddr> {
     }
 }
 
-/// What the overlay is to look like with `table`.
+/// What the overlay is to look like with a table.
 fn env_config(
     config: &NetConfig,
     identified: &Identified,
-    table: &Table,
-    attached: &[Attached],
+    candidate: &Candidate,
 ) -> anyhow::Result<EnvConfig> {
-    Ok(EnvConfig::from_table(
-        table,
-        &identified.node,
-        attached,
-        identified.overlay.clone(),
-        config.overlay.egress,
-    )?)
+    let (table, attached) = (candidate.table(), candidate.attached());
+    let (me, name) = (&identified.node, identified.overlay.clone());
+    let egress = config.overlay.egress;
+    Ok(match candidate.node_ip() {
+        Some(node_ip) => EnvConfig::of(table, me, node_ip, attached, name, egress),
+        None => EnvConfig::from_table(table, me, attached, name, egress)?,
+    })
 }

@@ -8,6 +8,7 @@
 //! on; one per TCP listener, and one per connection. All of them end when the future of
 //! [`DnsServer::serve`] is dropped.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +21,9 @@ use netmanager_core::dns::{
     self, Admission, Caller, ClientLimits, Clients, DnsAction, Outcome, TableStatus, Transport,
 };
 use netmanager_core::table::Snapshot;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use weald_proto::name::ServiceName;
+use weald_proto::name::{ApplicationName, ServiceName};
 
 mod counters;
 mod resolv_conf;
@@ -34,6 +36,12 @@ mod tests;
 
 pub use self::counters::DnsCounters;
 pub use self::resolv_conf::upstreams_of;
+
+/// How long nobody is told again of an application that somebody asks for: far less than interest
+/// in it lasts, and often enough to start anew when the cluster has come back.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
+/// Most applications that somebody was told of lately.
+const MAX_TOLD: usize = 1024;
 
 /// The sockets that queries come to, bound already, in the overlay namespace.
 #[derive(Debug, Default)]
@@ -59,6 +67,9 @@ struct Shared {
     counters: Arc<DnsCounters>,
     cut_off: AtomicBool,
     on_closest: OnClosest,
+    on_application: OnApplication,
+    /// Told of every change of the table.
+    tables: watch::Sender<()>,
     timing: Timing,
 }
 
@@ -70,6 +81,21 @@ impl fmt::Debug for OnClosest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("OnClosest")
             .field(&self.0.get().is_some())
+            .finish()
+    }
+}
+
+/// Who is told of the applications that somebody asks for, and when they were told last.
+#[derive(Default)]
+struct OnApplication {
+    tell: OnceLock<Box<dyn Fn(ApplicationName) + Send + Sync>>,
+    told: Mutex<BTreeMap<ApplicationName, Instant>>,
+}
+
+impl fmt::Debug for OnApplication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OnApplication")
+            .field(&self.tell.get().is_some())
             .finish()
     }
 }
@@ -124,6 +150,8 @@ impl DnsServer {
                 counters,
                 cut_off: AtomicBool::new(false),
                 on_closest: OnClosest::default(),
+                on_application: OnApplication::default(),
+                tables: watch::Sender::new(()),
                 timing,
             }),
         }
@@ -140,6 +168,17 @@ impl DnsServer {
     pub fn on_closest(&self, tell: impl Fn(ServiceName) + Send + Sync + 'static) {
         // A second caller would be a mistake of ours, and harmless.
         let _ = self.shared.on_closest.0.set(Box::new(tell));
+    }
+
+    /// Has `tell` told of the applications that somebody asks for, each again after a while, if the
+    /// table does not hold everything. Only the first caller is told.
+    pub fn on_application(&self, tell: impl Fn(ApplicationName) + Send + Sync + 'static) {
+        let _ = self.shared.on_application.tell.set(Box::new(tell));
+    }
+
+    /// Says that the table has changed: queries that wait for rows are looked at again.
+    pub fn note_table(&self) {
+        self.shared.tables.send_replace(());
     }
 
     /// Answers until the future is dropped.
@@ -180,6 +219,8 @@ enum Step {
     Send,
     /// Nothing.
     Nothing,
+    /// Wait for the rows of the application that is asked for; the permit says that it may.
+    Wait(ForwardPermit),
     /// Ask upstream servers; the permit says that the query may wait.
     Forward(ForwardPermit),
 }
@@ -208,6 +249,19 @@ impl Shared {
                 return Step::Nothing;
             }
         }
+        if let Some(application) = dns::asks_about(query, caller, &table) {
+            let is_known = table.knows(&application);
+            self.note_application(&application, now);
+            if !is_known
+                && self.status() == TableStatus::Authoritative
+                && self.with_clients(|clients| clients.begin_forward(client, now))
+            {
+                return Step::Wait(ForwardPermit {
+                    shared: Arc::clone(self),
+                    client,
+                });
+            }
+        }
         match dns::answer(query, transport, caller, &table, self.status(), out) {
             DnsAction::Answer(outcome) => {
                 self.counters.count(outcome);
@@ -231,6 +285,54 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Answers a query when the rows of its application have come, or cannot be had in time.
+    async fn answer_later(
+        &self,
+        query: &[u8],
+        transport: Transport,
+        source: IpAddr,
+        out: &mut Vec<u8>,
+    ) {
+        let caller = Caller {
+            ip: source.to_canonical(),
+        };
+        let mut tables = self.tables.subscribe();
+        let deadline = tokio::time::Instant::now() + self.timing.patience;
+        loop {
+            let table = self.table.load_full();
+            let asked = dns::asks_about(query, caller, &table);
+            let is_known = asked.is_none_or(|application| table.knows(&application));
+            let waited = tokio::time::timeout_at(deadline, tables.changed());
+            if !is_known && matches!(waited.await, Ok(Ok(()))) {
+                continue;
+            }
+            // Forwarded it is not: it is about a name of the overlay.
+            match dns::answer(query, transport, caller, &table, self.status(), out) {
+                DnsAction::Answer(outcome) => self.counters.count(outcome),
+                DnsAction::Forward | DnsAction::Ignore => out.clear(),
+            }
+            if let Some(service) = dns::asks_for_closest(query, caller, &table) {
+                self.tell(service);
+            }
+            return;
+        }
+    }
+
+    fn note_application(&self, application: &ApplicationName, now: Instant) {
+        let Some(tell) = self.on_application.tell.get() else {
+            return;
+        };
+        let told = &self.on_application.told;
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, at| now < *at + TELL_AGAIN);
+        if told.contains_key(application) || told.len() >= MAX_TOLD {
+            return;
+        }
+        told.insert(application.clone(), now);
+        drop(told);
+        tell(application.clone());
     }
 
     fn tell(&self, service: ServiceName) {

@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
@@ -31,6 +32,7 @@ use crate::quic::{self, CurrentSlot, Slot, VirtualAddresses};
 use crate::socket::{DataSocket, ReceiveBuffers};
 use crate::tun::Tun;
 
+mod cluster;
 mod dial;
 mod drive;
 mod inbound;
@@ -41,8 +43,13 @@ mod peers;
 mod pool;
 mod relays;
 mod session;
+mod showing;
+mod talk;
 mod transmit;
 
+pub use self::cluster::Heard;
+
+use self::cluster::ClusterLink;
 use self::drive::CloseCode;
 use self::io::Io;
 use self::peers::PeerEntry;
@@ -73,6 +80,14 @@ pub struct DriverConfig {
     pub known_peers: Vec<NodeId>,
     /// Told whenever the set of peers with a session changes.
     pub on_peers: Box<dyn Fn(Vec<NodeId>) + Send>,
+    /// Where the own cluster is dialled; none without one.
+    pub cluster: Option<Vec<SocketAddr>>,
+    /// The relay token that the cluster has given; none means the one beside the certificate.
+    pub relay_token: Option<Vec<u8>>,
+    /// What peers are shown, each message behind its length; empty without a cluster.
+    pub shown: Vec<u8>,
+    /// Told what the cluster says, and what peers show.
+    pub heard: Box<dyn Fn(Heard) + Send>,
 }
 
 impl std::fmt::Debug for DriverConfig {
@@ -88,6 +103,12 @@ impl std::fmt::Debug for DriverConfig {
 enum Command {
     Table(Arc<Snapshot>),
     Interest(weald_proto::name::ServiceName),
+    Say(Vec<u8>),
+    Show(Vec<u8>),
+    Tell(NodeId, Vec<u8>),
+    Release(NodeId),
+    RelayToken(Vec<u8>),
+    CutRevoked,
     Inspect(Inspect),
     Shutdown,
 }
@@ -125,6 +146,55 @@ impl DriverHandle {
         service: weald_proto::name::ServiceName,
     ) -> Result<(), Unavailable> {
         self.send(Command::Interest(service))
+    }
+
+    /// Says something to the cluster, each message behind its length. It is not said if there is
+    /// no session.
+    ///
+    /// # Errors
+    /// The packet thread is gone.
+    pub fn say_to_cluster(&self, messages: Vec<u8>) -> Result<(), Unavailable> {
+        self.send(Command::Say(messages))
+    }
+
+    /// Shows every peer, also those to come, what this node has, each message behind its length.
+    ///
+    /// # Errors
+    /// The packet thread is gone.
+    pub fn show_peers(&self, messages: Vec<u8>) -> Result<(), Unavailable> {
+        self.send(Command::Show(messages))
+    }
+
+    /// Says something to one peer, each message behind its length.
+    ///
+    /// # Errors
+    /// The packet thread is gone.
+    pub fn tell_peer(&self, peer: NodeId, messages: Vec<u8>) -> Result<(), Unavailable> {
+        self.send(Command::Tell(peer, messages))
+    }
+
+    /// Says that what a peer has shown is judged, and the table that follows from it was set.
+    ///
+    /// # Errors
+    /// The packet thread is gone.
+    pub fn release_peer(&self, peer: NodeId) -> Result<(), Unavailable> {
+        self.send(Command::Release(peer))
+    }
+
+    /// Ends every session with somebody whom the credentials take for revoked now.
+    ///
+    /// # Errors
+    /// The packet thread is gone.
+    pub fn cut_revoked(&self) -> Result<(), Unavailable> {
+        self.send(Command::CutRevoked)
+    }
+
+    /// Gives the token that relays ask for.
+    ///
+    /// # Errors
+    /// The packet thread is gone.
+    pub fn set_relay_token(&self, token: Vec<u8>) -> Result<(), Unavailable> {
+        self.send(Command::RelayToken(token))
     }
 
     fn send(&self, command: Command) -> Result<(), Unavailable> {
@@ -210,6 +280,11 @@ struct Driver {
     peers: BTreeMap<PeerId, PeerEntry>,
     relays: Vec<RelayEntry>,
     next_relay: u32,
+    cluster: Option<ClusterLink>,
+    relay_token: Option<Vec<u8>>,
+    shown: Vec<u8>,
+    guests: BTreeMap<Slot, NodeId>,
+    heard: Box<dyn Fn(Heard) + Send>,
     on_peers: Box<dyn Fn(Vec<NodeId>) + Send>,
     told_peers: Vec<NodeId>,
 
@@ -257,6 +332,13 @@ impl Driver {
             peers: BTreeMap::new(),
             relays: Vec::new(),
             next_relay: 0,
+            cluster: config
+                .cluster
+                .map(|addresses| ClusterLink::new(addresses, now)),
+            relay_token: config.relay_token,
+            shown: config.shown,
+            guests: BTreeMap::new(),
+            heard: config.heard,
             on_peers: config.on_peers,
             told_peers: Vec::new(),
             table: Arc::clone(&config.table),
@@ -353,8 +435,10 @@ impl Driver {
     fn deadline(&mut self) -> Option<Instant> {
         let sessions = self.sessions.deadline();
         let plane = self.plane.poll_timeout().map(|(at, _)| at);
-        [sessions, plane, self.peer_deadline(), self.relay_deadline()]
+        let links = [self.relay_deadline(), self.cluster_deadline()];
+        [sessions, plane, self.peer_deadline()]
             .into_iter()
+            .chain(links)
             .flatten()
             .min()
     }
@@ -363,6 +447,7 @@ impl Driver {
         self.handle_session_timeouts();
         self.handle_peer_timeouts();
         self.handle_relay_timeouts();
+        self.handle_cluster_timeouts();
         if self
             .plane
             .poll_timeout()
@@ -380,6 +465,12 @@ impl Driver {
             match self.commands.try_recv() {
                 Ok(Command::Table(table)) => self.set_table(table),
                 Ok(Command::Interest(service)) => self.plane.note_interest(&service),
+                Ok(Command::Say(messages)) => self.say_to_cluster(&messages),
+                Ok(Command::Show(messages)) => self.show(messages),
+                Ok(Command::Tell(peer, messages)) => self.tell_peer(&peer, &messages),
+                Ok(Command::Release(peer)) => self.release(&peer),
+                Ok(Command::RelayToken(token)) => self.set_relay_token(token),
+                Ok(Command::CutRevoked) => self.cut_revoked(),
                 Ok(Command::Inspect(question)) => self.answer(question),
                 Ok(Command::Shutdown) | Err(TryRecvError::Disconnected) => {
                     self.stopping = true;
@@ -395,7 +486,12 @@ impl Driver {
         self.plane.set_table(table, self.now);
         self.update_relays();
         self.update_peers();
+        self.seat_guests();
         self.poll_plane();
+    }
+
+    fn set_relay_token(&mut self, token: Vec<u8>) {
+        self.relay_token = (!token.is_empty()).then_some(token);
     }
 
     /// Tells whoever keeps it on disk which peers have a session, if that has changed.

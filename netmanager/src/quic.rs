@@ -24,6 +24,10 @@ pub const CONNECTION_ID_LEN: usize = 8;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// NAT mappings of active IPv4 paths stay open with one packet in this time.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A cluster that is silent for this long is gone; it acknowledges a keep-alive every few seconds.
+const CLUSTER_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes of the cluster's messages that may be on their way.
+const CLUSTER_WINDOW: u32 = 1 << 20;
 /// The largest UDP payload that MTU discovery tries: 1500 less IPv4 and UDP headers.
 const MTU_UPPER_BOUND: u16 = 1472;
 /// Datagrams that wait in quinn-proto; our own queue, which can be cut anew, is before it.
@@ -84,11 +88,27 @@ pub fn relay_client_config(crypto: QuicClientConfig) -> quinn_proto::ClientConfi
     config
 }
 
-fn datagram_transport() -> TransportConfig {
+/// Client settings around the TLS part, for the session with the own cluster: one stream, on which
+/// rows of large applications come. The node says often enough that it is there.
+#[must_use]
+pub fn cluster_client_config(crypto: QuicClientConfig) -> quinn_proto::ClientConfig {
     let mut transport = TransportConfig::default();
-    // Nothing but datagrams on these connections: a peer cannot make us hold stream data.
     transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
     transport.max_concurrent_uni_streams(VarInt::from_u32(0));
+    transport.datagram_receive_buffer_size(None);
+    transport.receive_window(VarInt::from_u32(CLUSTER_WINDOW));
+    transport.stream_receive_window(VarInt::from_u32(CLUSTER_WINDOW));
+    transport.max_idle_timeout(Some(cluster_idle_timeout()));
+    let mut config = quinn_proto::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    config
+}
+
+fn datagram_transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    // Beside datagrams one small stream, on which a peer shows its lease.
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
+    transport.max_concurrent_uni_streams(VarInt::from_u32(1));
     transport.receive_window(VarInt::from_u32(64 << 10));
     transport.datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER));
     transport.datagram_send_buffer_size(DATAGRAM_SEND_BUFFER);
@@ -99,6 +119,13 @@ fn datagram_transport() -> TransportConfig {
     transport.max_idle_timeout(Some(idle_timeout()));
     transport.keep_alive_interval(Some(KEEP_ALIVE));
     transport
+}
+
+fn cluster_idle_timeout() -> IdleTimeout {
+    // Fifteen thousand milliseconds fit a QUIC varint.
+    IdleTimeout::from(VarInt::from_u32(
+        CLUSTER_IDLE_TIMEOUT.as_secs() as u32 * 1000,
+    ))
 }
 
 fn idle_timeout() -> IdleTimeout {

@@ -15,6 +15,7 @@ use netmanager_core::rows::Attached;
 use rustix::fs::FlockOperation;
 use weald_proto::id::NodeId;
 use weald_proto::table::Table;
+use weald_trust::statement::Memory;
 
 use crate::api::hosting::Attachment;
 use crate::config::{ConfigErrors, load_table};
@@ -30,6 +31,15 @@ const PEERS_FILE: &str = "peers";
 
 /// The attached instances, one a line of JSON.
 const ATTACHED_FILE: &str = "attached";
+
+/// What a cluster has said, as the messages that would say it again.
+const ROWS_FILE: &str = "rows";
+
+/// What the judge of statements remembers, as JSON.
+const MEMORY_FILE: &str = "memory";
+
+/// The largest file of rows or of memory: a hundred thousand rows.
+const MAX_LARGE_FILE_BYTES: u64 = 64 << 20;
 
 /// Held by the daemon that uses the folder.
 const LOCK_FILE: &str = "lock";
@@ -174,6 +184,61 @@ impl StateDir {
     #[must_use]
     pub fn kept_attached(&self) -> Vec<Attached> {
         kept_attached(&self.folder)
+    }
+
+    /// Keeps what a cluster has said.
+    ///
+    /// # Errors
+    /// It could not be written; what was kept before is still there.
+    pub fn keep_rows(&self, messages: &[u8]) -> anyhow::Result<()> {
+        self.replace(ROWS_FILE, messages)
+    }
+
+    /// What a cluster had said when it was last kept; nothing if it cannot be read.
+    #[must_use]
+    pub fn kept_rows(&self) -> Vec<u8> {
+        self.read_large(ROWS_FILE)
+    }
+
+    /// Keeps what the judge of statements remembers.
+    ///
+    /// # Errors
+    /// It could not be written; what was kept before is still there.
+    pub fn keep_memory(&self, memory: &Memory) -> anyhow::Result<()> {
+        self.replace(MEMORY_FILE, &serde_json::to_vec(memory)?)
+    }
+
+    /// What the judge of statements remembered when it was last kept; none if there is none or it
+    /// cannot be read.
+    #[must_use]
+    pub fn kept_memory(&self) -> Option<Memory> {
+        let bytes = self.read_large(MEMORY_FILE);
+        if bytes.is_empty() {
+            return None;
+        }
+        serde_json::from_slice(&bytes)
+            .inspect_err(|error| {
+                tracing::warn!(%error, "the memory of statements is damaged; starting anew");
+            })
+            .ok()
+    }
+
+    fn read_large(&self, name: &str) -> Vec<u8> {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            File::open(self.folder.join(name))?
+                .take(MAX_LARGE_FILE_BYTES)
+                .read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                tracing::warn!(file = name, %error, "a kept file cannot be read; starting without");
+                Vec::new()
+            }
+        }
     }
 
     fn read_small(&self, name: &str) -> io::Result<Vec<u8>> {

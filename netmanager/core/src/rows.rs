@@ -33,6 +33,9 @@ mod newest;
 #[cfg(test)]
 mod tests;
 
+/// Most nodes without a row that may have sessions: each was authenticated under the same root.
+pub const MAX_GUESTS: usize = 1024;
+
 /// A statement whose signature and grant hold, with the bytes that prove it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
@@ -105,13 +108,19 @@ impl RowStore {
         self.basics.as_ref()
     }
 
-    /// Takes the rows of one message. Those of the applications in `complete` that are not among
-    /// them are gone; until the same or a newer one comes again.
-    pub fn handle_rows(&mut self, complete: &[ApplicationName], rows: Vec<Judged>) {
+    /// Takes the rows of one message. Those of the applications in `complete` that are neither among
+    /// them nor among the `stale` ones, of which something newer is known, are gone; until the same
+    /// or a newer one comes again.
+    pub fn handle_rows(
+        &mut self,
+        complete: &[ApplicationName],
+        rows: Vec<Judged>,
+        stale: &[Statement],
+    ) {
         let mut services = BTreeSet::new();
         let mut instances = BTreeSet::new();
-        for row in &rows {
-            match &row.statement {
+        for statement in rows.iter().map(|row| &row.statement).chain(stale) {
+            match statement {
                 Statement::Service(row) => drop(services.insert(row.name.clone())),
                 Statement::Instance(row) => drop(instances.insert(row.instance.clone())),
                 Statement::Grant(_)

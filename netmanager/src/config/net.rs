@@ -20,8 +20,8 @@ const DNS_PORT: u16 = 53;
 /// The configuration of one netmanager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetConfig {
-    /// The static table.
-    pub table: PathBuf,
+    /// Where rows come from.
+    pub source: RowSource,
     /// Where state is kept that must outlive the daemon.
     pub state_dir: PathBuf,
     /// The unix socket of the local API.
@@ -34,6 +34,15 @@ pub struct NetConfig {
     pub overlay: OverlayConfig,
     /// The resolver.
     pub dns: DnsConfig,
+}
+
+/// Where a netmanager has its rows from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowSource {
+    /// A static table in this file.
+    File(PathBuf),
+    /// The cluster of the node's certificate, which is dialled at one of these addresses.
+    Cluster(Vec<SocketAddr>),
 }
 
 /// Where the node's certificates are.
@@ -84,6 +93,7 @@ impl NetConfig {
             "the top level",
             &[
                 "table",
+                "cluster",
                 "state_dir",
                 "socket",
                 "listen",
@@ -92,10 +102,8 @@ impl NetConfig {
                 "dns",
             ],
         );
-        let table = reader.value_with(&top, "table", path_in(folder));
-        reader.require(&top, "table");
         let config = Self {
-            table: table.map_or_else(PathBuf::new, |table| table.value),
+            source: source(&mut reader, &top, folder),
             state_dir: reader
                 .value_with(&top, "state_dir", path_in(folder))
                 .map_or_else(|| DEFAULT_STATE_DIR.into(), |path| path.value),
@@ -111,6 +119,41 @@ impl NetConfig {
             dns: dns(&mut reader, &top),
         };
         reader.finish(config)
+    }
+}
+
+/// Exactly one of `table` and `[cluster]`.
+fn source(reader: &mut Reader<'_>, top: &Section<'_>, folder: &Path) -> RowSource {
+    let table = reader.value_with(top, "table", path_in(folder));
+    let cluster = reader.subsection(top, "cluster", "[cluster]", &["addresses"]);
+    match (table, cluster) {
+        (None, Some(section)) => {
+            let addresses = reader.list_with(&section, "addresses", cluster_address);
+            if addresses.is_empty() {
+                reader.fault(
+                    section.at,
+                    "[cluster] has no addresses; name one at least, as in \"192.0.2.1:10300\"",
+                );
+            }
+            RowSource::Cluster(addresses.into_iter().map(|at| at.value).collect())
+        }
+        (Some(Placed { value, at }), cluster) => {
+            if cluster.is_some() {
+                reader.fault(
+                    at,
+                    "both table and [cluster] are there; a netmanager has its rows from one of them",
+                );
+            }
+            RowSource::File(value)
+        }
+        (None, None) => {
+            reader.fault(
+                top.at,
+                "neither table nor [cluster] is there; name a table's file, or the cluster's \
+                 addresses",
+            );
+            RowSource::File(PathBuf::new())
+        }
     }
 }
 
@@ -182,6 +225,19 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
         let shown = shorten(text);
         format!("{shown:?} is not an address with a port, as in \"0.0.0.0:{DEFAULT_DATA_PORT}\"")
     })
+}
+
+fn cluster_address(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| {
+        let shown = shorten(text);
+        format!("{shown:?} is not an address with a port, as in \"192.0.2.1:10300\"")
+    })?;
+    if address.port() == 0 || address.ip().is_unspecified() {
+        return Err(format!(
+            "{address} cannot be dialled; name the cluster's address"
+        ));
+    }
+    Ok(address)
 }
 
 fn upstream(text: &str) -> Result<SocketAddr, String> {

@@ -58,7 +58,10 @@ fn a_correct_table_is_read() {
 fn the_examples_are_read() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let config = NetConfig::load(&examples.join("net.toml")).unwrap();
-    let table = load_table(&config.table).unwrap();
+    let RowSource::File(file) = &config.source else {
+        panic!("the example has a table");
+    };
+    let table = load_table(file).unwrap();
     assert_eq!(table.nodes.len(), 4);
     assert_eq!(table.instances.len(), 4);
 }
@@ -233,7 +236,8 @@ fn broken_syntax_does_not_hide_other_faults() {
 #[test]
 fn a_configuration_has_defaults_and_relative_paths() {
     let config = net("table = \"shop.toml\"").unwrap();
-    assert_eq!(config.table, Path::new("/etc/weald/shop.toml"));
+    let file = RowSource::File("/etc/weald/shop.toml".into());
+    assert_eq!(config.source, file);
     assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
     assert_eq!(config.pki.dir, Path::new("/etc/weald/pki"));
     assert_eq!(config.listen, "0.0.0.0:10260".parse().unwrap());

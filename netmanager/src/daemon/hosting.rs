@@ -13,6 +13,7 @@ use super::{Daemon, Event};
 use crate::api::hosting::{AttachedReport, Attacher, Attachment, Hosting};
 use crate::api::inspect::Unavailable;
 use crate::api::message::{ApiError, ErrorCode};
+use crate::config::RowSource;
 use crate::env::config::resolv_conf_path;
 use crate::env::instance_netns_path;
 
@@ -32,7 +33,13 @@ impl Attacher for HostHandle {
 impl Daemon {
     pub(super) fn host(&mut self, request: Hosting) {
         match request {
-            Hosting::Attach(instance, reply) => reply.send(self.attach(&instance)),
+            Hosting::Attach(instance, reply) => match self.attach(&instance) {
+                Ok(report) => {
+                    let application = instance.instance.service.application;
+                    self.answer_attached(report, application, reply);
+                }
+                Err(error) => reply.send(Err(error)),
+            },
             Hosting::Detach(instance, generation, reply) => {
                 reply.send(self.detach(&instance, generation));
             }
@@ -72,6 +79,9 @@ impl Daemon {
     fn check_file(&self, instance: &Attached) -> Result<(), ApiError> {
         let conflict = |message: String| Err(ApiError::new(ErrorCode::Conflict, message));
         let id = &instance.instance;
+        if matches!(self.config.source, RowSource::Cluster(_)) {
+            return Ok(());
+        }
         let (base, me) = (self.keeper.base(), &self.identified.node);
         if !base.services.iter().any(|row| row.name == id.service) {
             return conflict(format!("the table has no service {} for {id}", id.service));
@@ -115,6 +125,7 @@ impl Daemon {
             .keep_attached(candidate.attached())
             .map_err(failed)?;
         self.use_table(candidate);
+        self.follow_attached();
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use weald_proto::id::{Identity, Label, NodeId};
 use weald_proto::table::Table;
 use weald_trust::tls::Credentials;
 
-use crate::config::{NetConfig, load_table};
+use crate::config::{NetConfig, RowSource, load_table};
 use crate::env::EnvConfig;
 use crate::env::config::DEFAULT_PREFIX;
 use crate::state;
@@ -58,7 +58,12 @@ impl Identified {
     /// # Errors
     /// Neither the file nor the kept copy is a table.
     pub fn table(&self, config: &NetConfig) -> anyhow::Result<Table> {
-        match load_table(&config.table) {
+        let file = match &config.source {
+            RowSource::File(file) => file,
+            // What is hosted here is what is attached.
+            RowSource::Cluster(_) => return Ok(Table::default()),
+        };
+        match load_table(file) {
             Ok(table) => Ok(table),
             Err(errors) => match state::kept_table(&config.state_dir) {
                 Ok(Some(table)) => Ok(table),

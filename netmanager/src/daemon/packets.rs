@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::Sender;
 
-use crate::config::NetConfig;
+use crate::config::{NetConfig, RowSource};
 use crate::driver::{self, DriverConfig, RunningDriver};
 use crate::env::Overlay;
 use crate::socket::DataSocket;
@@ -24,7 +24,12 @@ pub(super) fn start(
     } else {
         Offloads::Off
     };
-    let events = events.clone();
+    let cluster = match &config.source {
+        RowSource::File(_) => None,
+        RowSource::Cluster(addresses) => Some(addresses.clone()),
+    };
+    let (shown, relay_token) = keeper.starts_with();
+    let (events, told) = (events.clone(), events.clone());
     driver::spawn(DriverConfig {
         credentials: identified.credentials.clone(),
         socket,
@@ -32,6 +37,10 @@ pub(super) fn start(
         table: keeper.snapshot().load_full(),
         reset_key: keeper.reset_key()?,
         known_peers: keeper.kept_peers(),
+        cluster,
+        relay_token,
+        shown,
+        heard: Box::new(move |heard| drop(told.send(Event::Heard(heard)))),
         // The packet thread writes no files: the daemon's thread does.
         on_peers: Box::new(move |peers| drop(events.send(Event::Peers(peers)))),
     })

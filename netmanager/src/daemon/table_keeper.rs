@@ -11,9 +11,12 @@ use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use netmanager_core::rows::{Attached, with_attached};
 use netmanager_core::table::{Nodes, Snapshot};
+use weald_proto::addr::Dual;
 use weald_proto::id::NodeId;
 use weald_proto::table::Table;
+use weald_trust::tls::Credentials;
 
+use super::rows_source::{Extras, RowsSource};
 use crate::api::report::TableReport;
 use crate::config::{parse_table, read_file};
 use crate::state::{RESET_KEY_LEN, StateDir};
@@ -21,7 +24,10 @@ use crate::state::{RESET_KEY_LEN, StateDir};
 /// The table in use, and all that follows it.
 #[derive(Debug)]
 pub(super) struct TableKeeper {
+    /// The table's file; empty if rows come from a cluster.
     file: PathBuf,
+    /// What is known from the cluster; none if there is a table's file.
+    rows: Option<RowsSource>,
     state: StateDir,
     node: NodeId,
     nodes: Nodes,
@@ -32,6 +38,8 @@ pub(super) struct TableKeeper {
     attached: Vec<Attached>,
     /// The table in use: the file's, with the attached instances.
     table: Table,
+    /// What the snapshot in use has beside the table.
+    extras: Extras,
     /// What the file had when it was last looked at; none if it could not be read.
     seen: Option<String>,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -42,6 +50,7 @@ pub(super) struct TableKeeper {
 #[derive(Debug)]
 pub(super) struct Candidate {
     table: Table,
+    extras: Extras,
     attached: Vec<Attached>,
     /// What the file says now, if it has changed, and its text.
     file: Option<(Table, String)>,
@@ -55,9 +64,96 @@ impl Candidate {
     pub(super) fn attached(&self) -> &[Attached] {
         &self.attached
     }
+
+    /// The node's own addresses, if they are not the table's to say.
+    pub(super) const fn node_ip(&self) -> Option<Dual> {
+        self.extras.node_ip
+    }
 }
 
 impl TableKeeper {
+    /// Takes up what is kept of what the cluster has said.
+    pub(super) fn from_cluster(
+        state: StateDir,
+        node: &NodeId,
+        credentials: &Credentials,
+        cluster: String,
+    ) -> Self {
+        let mut rows = RowsSource::load(&state, node, credentials);
+        let attached = state.kept_attached();
+        let own = attached.iter();
+        let own = own.map(|one| one.instance.service.application.clone());
+        rows.interests.set_own(own.collect());
+        let (table, extras) = rows.build(&attached);
+        let mut nodes = Nodes::new();
+        let snapshot = snapshot_of(&table, &extras, node, &mut nodes, 1);
+        let keeper = Self {
+            file: cluster.into(),
+            rows: Some(rows),
+            state,
+            node: node.clone(),
+            nodes,
+            epoch: 1,
+            base: Table::default(),
+            attached,
+            table,
+            extras,
+            seen: None,
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            report: Arc::default(),
+        };
+        keeper.publish(false, None);
+        keeper
+    }
+
+    /// What is known from the cluster, if there is one.
+    pub(super) const fn rows(&mut self) -> Option<&mut RowsSource> {
+        self.rows.as_mut()
+    }
+
+    /// What peers are shown at the start, and the relay token, if rows come from a cluster.
+    pub(super) fn starts_with(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+        let Some(rows) = &self.rows else {
+            return (Vec::new(), None);
+        };
+        let token = rows.relay_token().map(<[u8]>::to_vec);
+        (
+            rows.shown(&self.node),
+            token.filter(|token| !token.is_empty()),
+        )
+    }
+
+    /// Whether a candidate is what is in use already.
+    pub(super) fn is_in_use(&self, candidate: &Candidate) -> bool {
+        self.table == candidate.table && self.extras == candidate.extras
+    }
+
+    /// Keeps on disk what must not be believed twice.
+    pub(super) fn keep_memory(&mut self) {
+        if let Some(rows) = &mut self.rows {
+            rows.keep_memory(&self.state);
+        }
+    }
+
+    /// Keeps on disk what the cluster has said, if that has changed.
+    pub(super) fn keep_rows(&mut self) {
+        if let Some(rows) = &mut self.rows
+            && std::mem::take(&mut rows.is_dirty)
+        {
+            rows.keep_rows(&self.state);
+        }
+    }
+
+    /// The candidate that `table` makes; of a cluster's rows, if they come from there.
+    pub(super) fn candidate_in_use(&self) -> Candidate {
+        Candidate {
+            table: self.table.clone(),
+            extras: self.extras.clone(),
+            attached: self.attached.clone(),
+            file: None,
+        }
+    }
+
     /// Reads the file or, if it is missing or invalid, the kept copy.
     pub(super) fn load(file: &Path, state: StateDir, node: &NodeId) -> anyhow::Result<Self> {
         let seen = read_file(file);
@@ -79,6 +175,7 @@ impl TableKeeper {
         let snapshot = Snapshot::build(&table, node, &mut nodes, 1);
         let keeper = Self {
             file: file.to_owned(),
+            rows: None,
             state,
             node: node.clone(),
             nodes,
@@ -86,6 +183,7 @@ impl TableKeeper {
             base,
             attached,
             table,
+            extras: Extras::default(),
             seen,
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             report: Arc::default(),
@@ -109,8 +207,16 @@ impl TableKeeper {
 
     /// The table that other attached instances would make.
     pub(super) fn with_attached(&self, attached: Vec<Attached>) -> Candidate {
+        let (table, extras) = match &self.rows {
+            Some(rows) => rows.build(&attached),
+            None => {
+                let table = with_attached(self.base.clone(), &self.node, &attached);
+                (table, Extras::default())
+            }
+        };
         Candidate {
-            table: with_attached(self.base.clone(), &self.node, &attached),
+            table,
+            extras,
             attached,
             file: None,
         }
@@ -156,6 +262,7 @@ impl TableKeeper {
             }
             Ok(base) => Some(Candidate {
                 table: with_attached(base.clone(), &self.node, &self.attached),
+                extras: Extras::default(),
                 attached: self.attached.clone(),
                 file: Some((base, text)),
             }),
@@ -175,7 +282,9 @@ impl TableKeeper {
             self.base = base;
             keep(&self.state, &text);
         }
-        let snapshot = Snapshot::build(&self.table, &self.node, &mut self.nodes, self.epoch);
+        self.extras = candidate.extras;
+        let (table, extras) = (&self.table, &self.extras);
+        let snapshot = snapshot_of(table, extras, &self.node, &mut self.nodes, self.epoch);
         let snapshot = Arc::new(snapshot);
         self.snapshot.store(Arc::clone(&snapshot));
         self.publish(false, None);
@@ -210,7 +319,7 @@ impl TableKeeper {
         if report.error.as_ref() == Some(&error) {
             return;
         }
-        tracing::warn!("the table's file is not used; the table stays as it was:\n{error}");
+        tracing::warn!("the new table is not used; the table stays as it was:\n{error}");
         self.publish(report.from_kept_copy, Some(error));
     }
 
@@ -226,6 +335,18 @@ impl TableKeeper {
             error,
         }));
     }
+}
+
+fn snapshot_of(
+    table: &Table,
+    extras: &Extras,
+    me: &NodeId,
+    nodes: &mut Nodes,
+    epoch: u64,
+) -> Snapshot {
+    Snapshot::build(table, me, nodes, epoch)
+        .with_scope(extras.scope.clone())
+        .with_leases(&extras.guests, &extras.leased, nodes)
 }
 
 /// Reads a table that has this node.

@@ -64,6 +64,12 @@ async fn serve_connection(
         match shared.handle(&query, Transport::Tcp, client.ip(), &mut answer) {
             Step::Send => {}
             Step::Nothing => return Ok(()),
+            Step::Wait(waiting) => {
+                let source = client.ip();
+                let waited = shared.answer_later(&query, Transport::Tcp, source, &mut answer);
+                waited.await;
+                drop(waiting);
+            }
             Step::Forward(waiting) => {
                 shared.forward(&query, Transport::Tcp, &mut answer).await;
                 drop(waiting);

@@ -73,6 +73,18 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Arc<Socket>) -> io::Resul
             match shared.handle(query, Transport::Udp, route.client.ip(), &mut answer) {
                 Step::Send => socket.send(&answer, route),
                 Step::Nothing => {}
+                Step::Wait(permit) => {
+                    let (socket, query) = (Arc::clone(&socket), query.to_vec());
+                    let source = route.client.ip();
+                    forwards.spawn(async move {
+                        let mut answer = Vec::new();
+                        let shared = &permit.shared;
+                        let waited =
+                            shared.answer_later(&query, Transport::Udp, source, &mut answer);
+                        waited.await;
+                        socket.send(&answer, route);
+                    });
+                }
                 Step::Forward(permit) => {
                     let (socket, query) = (Arc::clone(&socket), query.to_vec());
                     forwards.spawn(async move {

@@ -7,7 +7,7 @@ use netmanager_core::chunk::{Reassembler, ReassemblyLimits};
 use netmanager_core::peer::paths::{Path, PathEvent, Paths};
 use netmanager_core::peer::{Keep, Loss};
 use netmanager_core::table::PeerId;
-use quinn_proto::{ConnectionError, Dir, Event, StreamEvent, VarInt};
+use quinn_proto::{ConnectionError, Event, StreamEvent, VarInt};
 use weald_proto::frame::Probe;
 use weald_proto::id::Identity;
 use weald_trust::tls;
@@ -35,6 +35,8 @@ pub(super) enum CloseCode {
     Unreachable = 5,
     /// The other end does not keep to the protocol.
     Protocol = 6,
+    /// The other end's key is revoked.
+    Revoked = 7,
 }
 
 impl CloseCode {
@@ -46,6 +48,7 @@ impl CloseCode {
             Self::Idle => "idle",
             Self::Unreachable => "no path answers",
             Self::Protocol => "protocol violated",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -101,12 +104,10 @@ impl Driver {
             match event {
                 Event::Connected => self.handle_connected(slot),
                 Event::ConnectionLost { reason } => self.handle_lost(slot, &reason),
-                Event::Stream(
-                    StreamEvent::Readable { .. } | StreamEvent::Opened { dir: Dir::Bi },
-                ) => {
-                    self.read_relay_stream(slot);
+                Event::Stream(StreamEvent::Readable { .. } | StreamEvent::Opened { .. }) => {
+                    self.read_stream(slot);
                 }
-                Event::Stream(StreamEvent::Writable { .. }) => self.write_relay_stream(slot),
+                Event::Stream(StreamEvent::Writable { .. }) => self.write_stream(slot),
                 Event::Stream(_)
                 | Event::HandshakeDataReady
                 | Event::DatagramReceived
@@ -114,6 +115,25 @@ impl Driver {
             }
         }
         self.pass_endpoint_events(slot);
+    }
+
+    fn read_stream(&mut self, slot: Slot) {
+        match self.sessions.of(slot).map(|session| session.with) {
+            Some(With::Relay(_)) => self.read_relay_stream(slot),
+            Some(With::Cluster) => self.hear_cluster(slot),
+            Some(With::Peer(_)) => self.hear_peer(slot),
+            Some(With::Stranger) | None => {}
+        }
+    }
+
+    fn write_stream(&mut self, slot: Slot) {
+        match self.sessions.of_mut(slot) {
+            Some(session) if matches!(session.with, With::Cluster | With::Peer(_)) => {
+                session.flush_stream();
+            }
+            Some(_) => self.write_relay_stream(slot),
+            None => {}
+        }
     }
 
     pub(super) fn pass_endpoint_events(&mut self, slot: Slot) {
@@ -134,13 +154,16 @@ impl Driver {
         };
         let identity = tls::peer_identity(session.connection.crypto_session());
         let with = match (session.with, identity.map(|peer| peer.identity)) {
-            (With::Stranger, Some(Identity::Node(node))) => self
-                .table
-                .peers()
-                .find(|(_, row)| row.id == node)
-                .map(|(id, _)| With::Peer(id)),
+            (With::Stranger, Some(Identity::Node(node))) => {
+                let peer = self.table.peers().find(|(_, row)| row.id == node);
+                let peer = peer.map(|(id, _)| With::Peer(id));
+                if peer.is_none() && self.take_guest(slot, &node) {
+                    return;
+                }
+                peer
+            }
             (With::Stranger, _) => None,
-            (known @ (With::Peer(_) | With::Relay(_)), _) => Some(known),
+            (known @ (With::Peer(_) | With::Relay(_) | With::Cluster), _) => Some(known),
         };
         match with {
             Some(With::Peer(peer)) => self.establish_peer(slot, peer),
@@ -150,11 +173,17 @@ impl Driver {
                 }
                 self.start_relay_link(slot, relay);
             }
+            Some(With::Cluster) => {
+                if let Some(session) = self.sessions.of_mut(slot) {
+                    session.established = Some(self.now);
+                }
+                self.start_cluster(slot);
+            }
             Some(With::Stranger) | None => self.close(slot, CloseCode::UnknownNode),
         }
     }
 
-    fn establish_peer(&mut self, slot: Slot, peer: PeerId) {
+    pub(super) fn establish_peer(&mut self, slot: Slot, peer: PeerId) {
         let Some(session) = self.sessions.of_mut(slot) else {
             return;
         };
@@ -201,6 +230,7 @@ impl Driver {
             self.retire(former);
         }
         tracing::info!(peer = %self.name_of(peer), path = %self.show_path(path), dialled, "session up");
+        self.begin_showing(slot);
         // A direct session wants a relayed way to fall back to, and the reverse.
         self.ask_relays(peer);
         self.offer_paths(peer);
@@ -231,6 +261,7 @@ impl Driver {
                 self.handle_peer_lost(slot, peer, loss, &reason.to_string());
             }
             With::Relay(relay) => self.handle_relay_lost(slot, relay, &reason.to_string()),
+            With::Cluster => self.handle_cluster_lost(slot, &reason.to_string()),
         }
     }
 
@@ -269,6 +300,9 @@ impl Driver {
         let Some((peer, session)) = sessions.with_peer(slot) else {
             return;
         };
+        if Self::is_held(session.held_until, *now) {
+            return;
+        }
         let mut received = 0;
         let mut forwards = Vec::new();
         while let Some(datagram) = session.connection.datagrams().recv() {
@@ -390,6 +424,10 @@ impl Driver {
                 };
                 self.close(slot, code);
                 continue;
+            }
+            if due(session.held_until) {
+                session.held_until = None;
+                self.touched.insert(slot);
             }
             if due(session.connection.poll_timeout()) {
                 session.connection.handle_timeout(now);

@@ -156,7 +156,16 @@ impl Driver {
         }
     }
 
+    /// The token that relays ask for: what the cluster has given, else what stands beside the
+    /// certificate.
+    pub(super) fn relay_token(&self) -> Option<&[u8]> {
+        self.relay_token
+            .as_deref()
+            .or_else(|| self.credentials.relay_token())
+    }
+
     fn dial_relay(&mut self, index: RelayIndex) {
+        let has_token = self.relay_token().is_some();
         let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
             return;
         };
@@ -167,7 +176,7 @@ impl Driver {
             entry.turn = entry.turn.wrapping_add(1);
             return;
         };
-        if self.credentials.relay_token().is_none() {
+        if !has_token {
             entry.reason = Some("this node has no relay token; issue one".into());
             return;
         }

@@ -10,12 +10,15 @@ use netmanager_core::peer::paths::{Path, Paths, RelayIndex};
 use netmanager_core::seal::{Opener, SealKey, Sealer};
 use netmanager_core::table::PeerId;
 use quinn_proto::{Connection, ConnectionHandle, StreamId};
+use weald_proto::stream::Deframer;
 use weald_trust::tls;
 
 use crate::quic::Slot;
 
 /// Paths that a handshake is tried on at once.
 pub(super) const MAX_FANOUT: usize = 8;
+/// Bytes of the longest message of a peer: a statement has at most 64 KiB, and some go around it.
+const MAX_SHOWN_LEN: usize = 66 << 10;
 /// Datagrams of the first flight, kept to be repeated on a path that turns up meanwhile.
 const MAX_FIRST_FLIGHT: usize = 4;
 
@@ -28,6 +31,8 @@ pub(super) enum With {
     Peer(PeerId),
     /// A relay.
     Relay(RelayIndex),
+    /// The own cluster.
+    Cluster,
 }
 
 /// One QUIC connection and what belongs to it.
@@ -52,8 +57,17 @@ pub(super) struct Session {
     pub(super) probes: Option<ProbeKeys>,
     pub(super) chunker: Chunker,
     pub(super) reassembler: Reassembler,
-    /// The stream to a relay.
+    /// The stream that this node has opened: to a relay or to the cluster, or to show a peer what
+    /// it has.
     pub(super) stream: Option<StreamId>,
+    /// What waits to be written to it; not used with relays.
+    pub(super) outgoing: Vec<u8>,
+    /// The stream on which a peer shows what it has.
+    pub(super) incoming: Option<StreamId>,
+    /// What has come of a message from the cluster or a peer.
+    pub(super) deframer: Deframer,
+    /// Until when packets of a peer wait for its lease to be judged.
+    pub(super) held_until: Option<Instant>,
     /// The destination id of the first Initial of an incoming session, while it is half open.
     pub(super) initial_id: Option<Vec<u8>>,
 }
@@ -84,6 +98,10 @@ impl Session {
             chunker: Chunker::default(),
             reassembler: Reassembler::new(ReassemblyLimits::default()),
             stream: None,
+            outgoing: Vec::new(),
+            incoming: None,
+            deframer: Deframer::new(MAX_SHOWN_LEN),
+            held_until: None,
             initial_id: None,
         }
     }
@@ -238,7 +256,7 @@ impl Sessions {
         let session = self.of_mut(slot)?;
         match session.with {
             With::Peer(peer) => Some((peer, session)),
-            With::Stranger | With::Relay(_) => None,
+            With::Stranger | With::Relay(_) | With::Cluster => None,
         }
     }
 
@@ -299,10 +317,17 @@ impl Sessions {
                     .and_then(|_| session.paths.poll_timeout());
                 let chunks = session.reassembler.poll_timeout();
                 let closing = session.closing_deadline();
-                [session.connection.poll_timeout(), paths, chunks, closing]
-                    .into_iter()
-                    .flatten()
-                    .min()
+                let held = session.held_until;
+                [
+                    session.connection.poll_timeout(),
+                    paths,
+                    chunks,
+                    closing,
+                    held,
+                ]
+                .into_iter()
+                .flatten()
+                .min()
             })
             .min()
     }

@@ -46,17 +46,17 @@ fn rows_make_the_table_that_they_say() {
 fn a_complete_list_takes_what_it_does_not_have() {
     let mut store = shop();
     assert_eq!(store.knowledge(&app("shop")), Some(Knowledge::Complete));
-    store.handle_rows(&[app("shop")], vec![service(1, "shop", "web", 1)]);
+    store.handle_rows(&[app("shop")], vec![service(1, "shop", "web", 1)], &[]);
     assert_eq!(store.build(&[]).table.instances, []);
     assert_eq!(store.build(&[]).table.services.len(), 1);
 
-    store.handle_rows(&[], vec![instance(2, "shop", 1, "b1", 3)]);
+    store.handle_rows(&[], vec![instance(2, "shop", 1, "b1", 3)], &[]);
     assert_eq!(
         store.build(&[]).table.instances,
         [],
         "an older row is no news"
     );
-    store.handle_rows(&[], vec![instance(3, "shop", 1, "b1", 3)]);
+    store.handle_rows(&[], vec![instance(3, "shop", 1, "b1", 3)], &[]);
     assert_eq!(store.build(&[]).table.instances.len(), 1, "the same one is");
 }
 
@@ -329,7 +329,7 @@ proptest! {
         let fed = |rows: &[Judged]| {
             let mut store = shop();
             store.handle_unknown(app("shop"));
-            store.handle_rows(&[app("shop")], vec![service(1, "shop", "web", 1)]);
+            store.handle_rows(&[app("shop")], vec![service(1, "shop", "web", 1)], &[]);
             for row in rows {
                 store.handle(row.clone());
             }
@@ -383,6 +383,7 @@ fn shop() -> RowStore {
                 }),
             ),
         ],
+        &[],
     );
     store
 }

@@ -15,7 +15,7 @@ use crate::quic::Slot;
 impl Driver {
     /// The handshake with a relay is done: derive the keys, open the stream, show the token.
     pub(in crate::driver) fn start_relay_link(&mut self, slot: Slot, index: RelayIndex) {
-        let token = self.credentials.relay_token().unwrap_or_default().to_vec();
+        let token = self.relay_token().unwrap_or_default().to_vec();
         let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
             self.close(slot, CloseCode::UnknownNode);
             return;
