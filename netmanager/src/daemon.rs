@@ -193,6 +193,8 @@ impl Daemon {
             },
             snapshot: self.keeper.snapshot(),
             table: self.keeper.report(),
+            cluster: matches!(self.config.source, RowSource::Cluster(_))
+                .then(|| self.session.report()),
             inspector: Arc::new(self.packets.handle().clone()),
             host: Arc::new(HostHandle(events.clone())),
             names,

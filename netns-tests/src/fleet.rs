@@ -12,10 +12,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
+pub use self::files::{elements, netmanager_binary};
+
+use self::files::{path, replace_file};
 use crate::lab::Lab;
 use crate::namespace::Namespace;
 use crate::node::Node;
 use crate::process::Process;
+
+mod files;
 
 /// The UDP port of every netmanager in a fleet.
 pub const DATA_PORT: u16 = 10_260;
@@ -102,17 +107,48 @@ impl<'lab> Fleet<'lab> {
         organisation: &str,
         extra: &str,
     ) -> Result<()> {
+        let table = self
+            .lab
+            .node(machine)
+            .write_file("table.toml", &self.table_text)?;
+        let source = format!("table = {table:?}\n");
+        self.add_member(machine, id, organisation, &source, extra)
+    }
+
+    /// Like [`Fleet::add_node`], with a cluster to dial instead of a table.
+    ///
+    /// # Errors
+    /// The program refuses, or a file cannot be written.
+    pub fn add_node_of_cluster(
+        &mut self,
+        machine: &str,
+        id: &str,
+        organisation: &str,
+        address: &str,
+    ) -> Result<()> {
+        let cluster = format!("[cluster]\naddresses = [{address:?}]\n");
+        self.add_member(machine, id, organisation, "", &cluster)
+    }
+
+    fn add_member(
+        &mut self,
+        machine: &str,
+        id: &str,
+        organisation: &str,
+        source: &str,
+        extra: &str,
+    ) -> Result<()> {
         let host = self.lab.node(machine);
         let pki = host.dir()?.join("pki");
         self.issue_node(id, organisation, &self.authority(), &pki)?;
         let overlay = self.overlay_name(machine);
         self.lab.own_namespaces(&overlay);
         let socket = host.dir()?.join("api.sock");
-        let table = host.write_file("table.toml", &self.table_text)?;
+        let table = host.dir()?.join("table.toml");
         let config = host.write_file(
             "net.toml",
             format!(
-                "table = {table:?}\nstate_dir = {state:?}\nsocket = {socket:?}\n\
+                "{source}state_dir = {state:?}\nsocket = {socket:?}\n\
                  listen = \"0.0.0.0:{DATA_PORT}\"\n{extra}\n\
                  [pki]\ndir = {pki:?}\n\n[overlay]\nname = {overlay:?}\n",
                 state = host.dir()?.join("state"),
@@ -444,47 +480,4 @@ impl Drop for Fleet<'_> {
             }
         }
     }
-}
-
-/// The program next to the running test or demo, or what `WEALD_NETMANAGER` names.
-///
-/// # Errors
-/// It is not built.
-pub fn netmanager_binary() -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os("WEALD_NETMANAGER") {
-        return Ok(named.into());
-    }
-    let own = std::env::current_exe()?;
-    let beside = own
-        .ancestors()
-        .skip(1)
-        .take(2)
-        .map(|folder| folder.join("netmanager"));
-    beside.clone().find(|path| path.is_file()).with_context(|| {
-        let places: Vec<String> = beside.map(|path| path.display().to_string()).collect();
-        format!(
-            "no netmanager at {}: build it first (cargo build -p netmanager)",
-            places.join(", ")
-        )
-    })
-}
-
-/// The elements of a list, or the value itself.
-pub fn elements(value: &Value) -> Vec<&Value> {
-    match value.as_array() {
-        Some(list) => list.iter().collect(),
-        None => vec![value],
-    }
-}
-
-/// Renames the new text into place, as editors do, so that nobody reads half of it.
-fn replace_file(path: &Path, text: &str) -> Result<()> {
-    let draft = path.with_extension("draft");
-    fs::write(&draft, text)
-        .and_then(|()| fs::rename(&draft, path))
-        .with_context(|| format!("write {}", path.display()))
-}
-
-fn path(path: &Path) -> Result<&str> {
-    path.to_str().context("a path that is not UTF-8")
 }

@@ -211,6 +211,12 @@ fn decide_semantic(
         Err(Missing::Service(name)) if !view.table.knows(&name.application) => {
             Reply::Error(Failure::Server)
         }
+        // The cluster has said that there is no such application, and nobody needs to be asked.
+        Err(Missing::Service(name))
+            if !view.table.is_whole() && !view.table.has_application(&name.application) =>
+        {
+            Reply::NameError(domain.apex)
+        }
         Err(Missing::Service(_) | Missing::Instance(..)) => unknown(domain.apex, status),
     }
 }

@@ -294,6 +294,13 @@ impl Snapshot {
         }
     }
 
+    /// Whether it has any service of an application. Looks at all services, so it is for rare cases.
+    #[must_use]
+    pub fn has_application(&self, application: &ApplicationName) -> bool {
+        let mut services = self.services.iter();
+        services.any(|service| service.name.application == *application)
+    }
+
     /// The addresses of this node and of its instances.
     #[must_use]
     pub fn local_addresses(&self) -> &[IpAddr] {

@@ -19,7 +19,7 @@ use super::hosting::{Attacher, Attachment, Hosting};
 use super::inspect::{ExplainQuery, FlowFilter, Inspect, Inspector, Reply, Unavailable};
 use super::message::{Answer, ApiError, ErrorCode, Request};
 use super::report::{
-    DropCounter, Explanation, PolicyExplanation, QueryCounter, Status, TableReport,
+    ClusterReport, DropCounter, Explanation, PolicyExplanation, QueryCounter, Status, TableReport,
 };
 
 /// How long the packet thread may take to answer; it does so between two batches of packets.
@@ -50,6 +50,8 @@ pub struct ApiContext {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Where the table in use comes from.
     pub table: Arc<ArcSwap<TableReport>>,
+    /// How the session with the cluster is; none with a static table.
+    pub cluster: Option<Arc<ArcSwap<ClusterReport>>>,
     /// The packet thread.
     pub inspector: Arc<dyn Inspector>,
     /// The daemon's thread, which hosts instances.
@@ -107,6 +109,10 @@ impl ApiContext {
             listen: self.about.listen,
             uptime_ms: millis(self.about.started.elapsed()),
             table: TableReport::clone(&self.table.load()),
+            cluster: self
+                .cluster
+                .as_ref()
+                .map(|cluster| ClusterReport::clone(&cluster.load())),
             instances: local_instances(&snapshot)
                 .map(|instance| instance.id.to_string())
                 .collect(),

@@ -26,6 +26,9 @@ pub struct Status {
     pub uptime_ms: u64,
     /// Which table is in use.
     pub table: TableReport,
+    /// How the session with the cluster is; none with a static table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterReport>,
     /// The instances that this node hosts, as `appname.appns.servicename.servicens.number`.
     pub instances: Vec<String>,
     /// How queries for names ended; only outcomes with a count.
@@ -56,6 +59,17 @@ pub struct TableReport {
     pub instances: usize,
     /// What is wrong with the file as it is now, line by line; none if it is what is in use.
     pub error: Option<String>,
+}
+
+/// How the session with the cluster is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClusterReport {
+    /// Where the cluster was reached; none while it is not.
+    pub reached: Option<SocketAddr>,
+    /// This node's address as the cluster sees it; none before it has welcomed the node.
+    pub observed: Option<SocketAddr>,
+    /// Why it is not reached.
+    pub reason: Option<String>,
 }
 
 /// How the packet thread is.

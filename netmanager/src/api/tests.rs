@@ -105,6 +105,7 @@ impl Daemon {
             },
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             table: Arc::new(ArcSwap::from_pointee(TableReport::default())),
+            cluster: None,
             inspector: Arc::new(Canned { answers }),
             host: Arc::new(CannedHost { answers }),
             names: Arc::default(),

@@ -92,6 +92,18 @@ fn status_text(status: &Status) -> String {
             status.table.instances
         ),
     );
+    if let Some(cluster) = &status.cluster {
+        let reached = cluster.reached.map(|at| at.to_string());
+        let reason = cluster.reason.as_deref();
+        row(
+            "cluster",
+            match (reached, cluster.observed) {
+                (Some(at), Some(observed)) => format!("at {at}, sees this node at {observed}"),
+                (Some(at), None) => format!("at {at}, has not answered yet"),
+                (None, _) => format!("not reached: {}", or_dash(reason)),
+            },
+        );
+    }
     for (i, instance) in status.instances.iter().enumerate() {
         row(if i == 0 { "instances" } else { "" }, instance.clone());
     }

@@ -7,8 +7,10 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use weald_proto::codec::Message as _;
 use weald_proto::id::NodeId;
 use weald_proto::name::ApplicationName;
@@ -19,6 +21,7 @@ use super::{Daemon, addresses};
 use crate::api::hosting::AttachedReport;
 use crate::api::inspect::Reply;
 use crate::api::message::ApiError;
+use crate::api::report::ClusterReport;
 use crate::driver::Heard;
 
 /// How long whoever attaches an instance waits for the rows of its application.
@@ -30,10 +33,11 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(15);
 #[derive(Debug, Default)]
 pub(super) struct ClusterSession {
     /// Where the cluster was reached; none while it is not.
-    pub(super) reached: Option<SocketAddr>,
+    reached: Option<SocketAddr>,
     /// What it said of the address that it sees; none before it welcomed this node.
     pub(super) observed: Option<SocketAddr>,
-    pub(super) reason: Option<String>,
+    reason: Option<String>,
+    report: Arc<ArcSwap<ClusterReport>>,
     own_addresses: Vec<SocketAddr>,
     looked_at: Option<Instant>,
     /// Peers whose packets wait for what they have shown.
@@ -49,6 +53,21 @@ struct Waiting {
     until: Instant,
     report: AttachedReport,
     reply: Reply<Result<AttachedReport, ApiError>>,
+}
+
+impl ClusterSession {
+    /// How the session is, for the API.
+    pub(super) fn report(&self) -> Arc<ArcSwap<ClusterReport>> {
+        Arc::clone(&self.report)
+    }
+
+    fn publish(&self) {
+        self.report.store(Arc::new(ClusterReport {
+            reached: self.reached,
+            observed: self.observed,
+            reason: self.reason.clone(),
+        }));
+    }
 }
 
 impl Daemon {
@@ -73,6 +92,7 @@ impl Daemon {
             }
             Heard::Peer(node, message) => self.hear_peer(&node, *message, now),
         }
+        self.session.publish();
         self.tell_names();
     }
 
@@ -165,9 +185,16 @@ impl Daemon {
         let own = self.keeper.attached().iter();
         let own = own.map(|attached| attached.instance.service.application.clone());
         let own = own.collect();
+        let can_ask = self.session.observed.is_some();
         if let Some(source) = self.keeper.rows()
             && source.interests.set_own(own)
         {
+            // What is dropped while the cluster cannot be asked could not be had again.
+            if can_ask {
+                source.store.keep_only(&source.interests.all());
+                source.is_dirty = true;
+                self.session.has_news = true;
+            }
             self.say_interests();
         }
     }
