@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,6 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use weald_proto::id::NodeId;
 use weald_trust::tls::{self, Credentials};
 
-use crate::api::inspect::{Inspect, Inspector, Unavailable};
 use crate::quic::{self, CurrentSlot, Slot, VirtualAddresses};
 use crate::socket::{DataSocket, ReceiveBuffers};
 use crate::tun::Tun;
@@ -35,6 +34,7 @@ use crate::tun::Tun;
 mod cluster;
 mod dial;
 mod drive;
+mod handle;
 mod inbound;
 mod inspect;
 mod io;
@@ -48,9 +48,11 @@ mod talk;
 mod transmit;
 
 pub use self::cluster::Heard;
+pub use self::handle::DriverHandle;
 
 use self::cluster::ClusterLink;
 use self::drive::CloseCode;
+use self::handle::Command;
 use self::io::Io;
 use self::peers::PeerEntry;
 use self::pool::BufferPool;
@@ -98,117 +100,11 @@ impl std::fmt::Debug for DriverConfig {
     }
 }
 
-/// What other threads say to the packet thread.
-#[derive(Debug)]
-enum Command {
-    Table(Arc<Snapshot>),
-    Interest(weald_proto::name::ServiceName),
-    Say(Vec<u8>),
-    Show(Vec<u8>),
-    Tell(NodeId, Vec<u8>),
-    Release(NodeId),
-    RelayToken(Vec<u8>),
-    CutRevoked,
-    Inspect(Inspect),
-    Shutdown,
-}
-
-/// Talks to the packet thread.
-#[derive(Debug, Clone)]
-pub struct DriverHandle {
-    commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
-}
-
 /// The running packet thread.
 #[derive(Debug)]
 pub struct RunningDriver {
     handle: DriverHandle,
     thread: JoinHandle<()>,
-}
-
-impl DriverHandle {
-    /// Gives the packet thread another table.
-    ///
-    /// # Errors
-    /// The packet thread is gone.
-    pub fn set_table(&self, table: Arc<Snapshot>) -> Result<(), Unavailable> {
-        self.send(Command::Table(table))
-    }
-
-    /// Says that somebody asked for the `closest` instance of a service, so that its distance is
-    /// known before the first packet.
-    ///
-    /// # Errors
-    /// The packet thread is gone.
-    pub fn note_interest(
-        &self,
-        service: weald_proto::name::ServiceName,
-    ) -> Result<(), Unavailable> {
-        self.send(Command::Interest(service))
-    }
-
-    /// Says something to the cluster, each message behind its length. It is not said if there is
-    /// no session.
-    ///
-    /// # Errors
-    /// The packet thread is gone.
-    pub fn say_to_cluster(&self, messages: Vec<u8>) -> Result<(), Unavailable> {
-        self.send(Command::Say(messages))
-    }
-
-    /// Shows every peer, also those to come, what this node has, each message behind its length.
-    ///
-    /// # Errors
-    /// The packet thread is gone.
-    pub fn show_peers(&self, messages: Vec<u8>) -> Result<(), Unavailable> {
-        self.send(Command::Show(messages))
-    }
-
-    /// Says something to one peer, each message behind its length.
-    ///
-    /// # Errors
-    /// The packet thread is gone.
-    pub fn tell_peer(&self, peer: NodeId, messages: Vec<u8>) -> Result<(), Unavailable> {
-        self.send(Command::Tell(peer, messages))
-    }
-
-    /// Says that what a peer has shown is judged, and the table that follows from it was set.
-    ///
-    /// # Errors
-    /// The packet thread is gone.
-    pub fn release_peer(&self, peer: NodeId) -> Result<(), Unavailable> {
-        self.send(Command::Release(peer))
-    }
-
-    /// Ends every session with somebody whom the credentials take for revoked now.
-    ///
-    /// # Errors
-    /// The packet thread is gone.
-    pub fn cut_revoked(&self) -> Result<(), Unavailable> {
-        self.send(Command::CutRevoked)
-    }
-
-    /// Gives the token that relays ask for.
-    ///
-    /// # Errors
-    /// The packet thread is gone.
-    pub fn set_relay_token(&self, token: Vec<u8>) -> Result<(), Unavailable> {
-        self.send(Command::RelayToken(token))
-    }
-
-    fn send(&self, command: Command) -> Result<(), Unavailable> {
-        self.commands.send(command).map_err(|_| Unavailable)?;
-        // A full counter means that the thread has been woken already.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        Ok(())
-    }
-}
-
-impl Inspector for DriverHandle {
-    fn submit(&self, question: Inspect) -> Result<(), Unavailable> {
-        self.send(Command::Inspect(question))
-    }
 }
 
 impl RunningDriver {
@@ -456,29 +352,6 @@ impl Driver {
             self.plane.handle_timeout(self.now);
         }
         self.poll_plane();
-    }
-
-    fn handle_commands(&mut self) {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.wake, &mut count);
-        loop {
-            match self.commands.try_recv() {
-                Ok(Command::Table(table)) => self.set_table(table),
-                Ok(Command::Interest(service)) => self.plane.note_interest(&service),
-                Ok(Command::Say(messages)) => self.say_to_cluster(&messages),
-                Ok(Command::Show(messages)) => self.show(messages),
-                Ok(Command::Tell(peer, messages)) => self.tell_peer(&peer, &messages),
-                Ok(Command::Release(peer)) => self.release(&peer),
-                Ok(Command::RelayToken(token)) => self.set_relay_token(token),
-                Ok(Command::CutRevoked) => self.cut_revoked(),
-                Ok(Command::Inspect(question)) => self.answer(question),
-                Ok(Command::Shutdown) | Err(TryRecvError::Disconnected) => {
-                    self.stopping = true;
-                    return;
-                }
-                Err(TryRecvError::Empty) => return,
-            }
-        }
     }
 
     fn set_table(&mut self, table: Arc<Snapshot>) {

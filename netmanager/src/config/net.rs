@@ -128,8 +128,10 @@ fn source(reader: &mut Reader<'_>, top: &Section<'_>, folder: &Path) -> RowSourc
     let cluster = reader.subsection(top, "cluster", "[cluster]", &["addresses"]);
     match (table, cluster) {
         (None, Some(section)) => {
+            let was_faultless = reader.is_faultless();
             let addresses = reader.list_with(&section, "addresses", cluster_address);
-            if addresses.is_empty() {
+            // Wrong ones have been complained of already.
+            if addresses.is_empty() && was_faultless == reader.is_faultless() {
                 reader.fault(
                     section.at,
                     "[cluster] has no addresses; name one at least, as in \"192.0.2.1:10300\"",

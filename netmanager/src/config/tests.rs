@@ -234,6 +234,29 @@ fn broken_syntax_does_not_hide_other_faults() {
 }
 
 #[test]
+fn rows_come_from_a_table_or_from_a_cluster() {
+    let cluster = net("[cluster]\naddresses = [\"192.0.2.1:10300\", \"[2001:db8::1]:10300\"]");
+    let addresses = ["192.0.2.1:10300", "[2001:db8::1]:10300"];
+    let addresses = addresses.map(|at| at.parse().unwrap()).to_vec();
+    assert_eq!(cluster.unwrap().source, RowSource::Cluster(addresses));
+    for (text, fault) in [
+        ("[cluster]", "1:1: [cluster] has no addresses"),
+        (
+            "[cluster]\naddresses = [\"home:10300\", \"0.0.0.0:1\"]",
+            "2:14: addresses: \"home:10300\" is not an address",
+        ),
+        (
+            "table = \"shop.toml\"\n[cluster]\naddresses = [\"192.0.2.1:1\"]",
+            "1:9: both table and [cluster] are there",
+        ),
+    ] {
+        let faults = net(text).unwrap_err();
+        let first = faults.first().unwrap();
+        assert!(first.contains(fault), "{first}");
+    }
+}
+
+#[test]
 fn a_configuration_has_defaults_and_relative_paths() {
     let config = net("table = \"shop.toml\"").unwrap();
     let file = RowSource::File("/etc/weald/shop.toml".into());
@@ -263,9 +286,9 @@ dir = ""
     assert_eq!(
         net(text),
         Err([
-            "/etc/weald/net.toml:1:1: the top level needs the key \"table\"",
+            "/etc/weald/net.toml:1:1: neither table nor [cluster] is there; name a table's file, or the cluster's addresses",
             "/etc/weald/net.toml:2:10: listen: \"10260\" is not an address with a port, as in \"0.0.0.0:10260\"",
-            "/etc/weald/net.toml:3:1: unknown key \"tabel\" in the top level; did you mean \"table\"? (allowed: table, state_dir, socket, listen, pki, overlay, dns)",
+            "/etc/weald/net.toml:3:1: unknown key \"tabel\" in the top level; did you mean \"table\"? (allowed: table, cluster, state_dir, socket, listen, pki, overlay, dns)",
             "/etc/weald/net.toml:4:10: socket in the top level must be a text in quotes, not an integer",
             "/etc/weald/net.toml:6:8: name: name \"no spaces\" has ' '; only letters a-z, digits and '-' are allowed",
             "/etc/weald/net.toml:7:10: egress in [overlay] must be true or false, not a string",
