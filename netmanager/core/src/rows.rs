@@ -211,6 +211,16 @@ impl RowStore {
         !over.is_empty()
     }
 
+    /// Takes rows and leases for gone that do not hold any more, as after another grant or when
+    /// somebody is revoked. Grants stay: a newer one is what replaces them.
+    pub fn withdraw_unless(&mut self, mut holds: impl FnMut(&Signed) -> bool) {
+        self.services.withdraw_unless(&mut holds);
+        self.instances.withdraw_unless(&mut holds);
+        self.nodes.withdraw_unless(&mut holds);
+        self.relays.withdraw_unless(&mut holds);
+        self.leases.withdraw_unless(&mut holds);
+    }
+
     /// What is known of an application; none if nobody has said yet.
     #[must_use]
     pub fn knowledge(&self, application: &ApplicationName) -> Option<Knowledge> {

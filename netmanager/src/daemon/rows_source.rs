@@ -14,16 +14,19 @@ use netmanager_core::rows::{
 use netmanager_core::table::Scope;
 use weald_proto::addr::Dual;
 use weald_proto::codec::{MAX_MESSAGE_LEN, Message as _};
-use weald_proto::id::NodeId;
+use weald_proto::id::{Label, NodeId};
 use weald_proto::name::ApplicationName;
 use weald_proto::session::{ClusterToNet, PeerToPeer, VERSION};
 use weald_proto::statement::{Lease, Signed, Statement, UnixSeconds};
 use weald_proto::stream::{Deframer, framed};
 use weald_proto::table::Table;
-use weald_trust::statement::{Judge, StatementFault};
-use weald_trust::tls::Credentials;
+use weald_trust::statement::{Judge, News, StatementFault};
+use weald_trust::tls::{Credentials, KeyHash};
 
 use crate::state::StateDir;
+
+#[cfg(test)]
+mod tests;
 
 /// Rows in one kept message: some 300 bytes each, far below the longest message.
 const KEPT_ROWS_PER_MESSAGE: usize = 4096;
@@ -166,10 +169,17 @@ impl RowsSource {
     fn take(&mut self, signed: &Signed, now: UnixSeconds) -> bool {
         match self.judge.judge(signed, now) {
             Ok(judged) => {
+                let rules = matches!(
+                    judged.statement,
+                    Statement::Grant(_) | Statement::Revocations(_)
+                );
                 self.store.handle(Judged {
                     statement: judged.statement,
                     signed: signed.clone(),
                 });
+                if rules && judged.news == News::New {
+                    self.judge_again(now);
+                }
                 true
             }
             Err(fault) => {
@@ -177,6 +187,44 @@ impl RowsSource {
                 false
             }
         }
+    }
+
+    /// Judges everything anew, by the grants and the list of the revoked of now.
+    fn judge_again(&mut self, now: UnixSeconds) {
+        let judge = &mut self.judge;
+        self.store
+            .withdraw_unless(|signed| match judge.judge(signed, now) {
+                Ok(_) => true,
+                Err(fault) => {
+                    tracing::info!(%fault, "a statement does not hold any more");
+                    false
+                }
+            });
+    }
+
+    /// The clusters whose keys are revoked.
+    pub(super) fn revoked_clusters(&self) -> Vec<Label> {
+        let Some(list) = self.judge.revocations() else {
+            return Vec::new();
+        };
+        let grants =
+            self.judge
+                .grants()
+                .filter_map(|signed| match Statement::decode(&signed.statement) {
+                    Ok(Statement::Grant(grant)) => Some(grant),
+                    Ok(
+                        Statement::Revocations(_)
+                        | Statement::Service(_)
+                        | Statement::Instance(_)
+                        | Statement::Node(_)
+                        | Statement::Relay(_)
+                        | Statement::Lease(_),
+                    )
+                    | Err(_) => None,
+                });
+        let is_revoked = |key: &[u8; 32]| list.keys.contains(&KeyHash::of_ed25519(key).0);
+        let revoked = grants.filter(|grant| is_revoked(&grant.key));
+        revoked.map(|grant| grant.cluster).collect()
     }
 
     fn take_own_lease(&mut self, signed: Signed, now: UnixSeconds) {

@@ -271,11 +271,12 @@ impl Daemon {
         };
         let shown = source.shown(&me);
         let revoked = source.judge().revocation_set();
+        let clusters = source.revoked_clusters();
         let handle = self.packets.handle();
         let _ = handle.show_peers(shown);
         if *self.identified.credentials.revoked() != revoked {
             self.identified.credentials.set_revoked(revoked);
-            let _ = handle.cut_revoked();
+            let _ = handle.cut_revoked(clusters);
         }
     }
 

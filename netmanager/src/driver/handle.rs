@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, TryRecvError};
 
 use netmanager_core::table::Snapshot;
-use weald_proto::id::NodeId;
+use weald_proto::id::{Label, NodeId};
 use weald_proto::name::ServiceName;
 
 use super::Driver;
@@ -21,7 +21,7 @@ pub(super) enum Command {
     Tell(NodeId, Vec<u8>),
     Release(NodeId),
     RelayToken(Vec<u8>),
-    CutRevoked,
+    CutRevoked(Vec<Label>),
     Inspect(Inspect),
     Shutdown,
 }
@@ -84,12 +84,13 @@ impl DriverHandle {
         self.send(Command::Release(peer))
     }
 
-    /// Ends every session with somebody whom the credentials take for revoked now.
+    /// Ends every session with somebody whom the credentials take for revoked now, or who is of one
+    /// of these clusters, whose intermediates are.
     ///
     /// # Errors
     /// The packet thread is gone.
-    pub fn cut_revoked(&self) -> Result<(), Unavailable> {
-        self.send(Command::CutRevoked)
+    pub fn cut_revoked(&self, clusters: Vec<Label>) -> Result<(), Unavailable> {
+        self.send(Command::CutRevoked(clusters))
     }
 
     /// Gives the token that relays ask for.
@@ -128,7 +129,7 @@ impl Driver {
                 Ok(Command::Tell(peer, messages)) => self.tell_peer(&peer, &messages),
                 Ok(Command::Release(peer)) => self.release(&peer),
                 Ok(Command::RelayToken(token)) => self.set_relay_token(token),
-                Ok(Command::CutRevoked) => self.cut_revoked(),
+                Ok(Command::CutRevoked(clusters)) => self.cut_revoked(&clusters),
                 Ok(Command::Inspect(question)) => self.answer(question),
                 Ok(Command::Shutdown) | Err(TryRecvError::Disconnected) => {
                     self.stopping = true;

@@ -12,7 +12,7 @@ use netmanager_core::peer::Loss;
 use netmanager_core::table::PeerId;
 use quinn_proto::Dir;
 use weald_proto::codec::Message as _;
-use weald_proto::id::NodeId;
+use weald_proto::id::{Label, NodeId};
 use weald_proto::session::PeerToPeer;
 use weald_trust::tls;
 
@@ -126,16 +126,20 @@ impl Driver {
         true
     }
 
-    /// Ends the sessions with peers and relays whose keys are revoked. Those
-    /// that come again are refused in the handshake.
-    pub(super) fn cut_revoked(&mut self) {
+    /// Ends the sessions with those whose keys, or whose clusters', are revoked. Those that come
+    /// again are refused in the handshake.
+    pub(super) fn cut_revoked(&mut self, clusters: &[Label]) {
         let revoked = self.credentials.revoked();
         for slot in self.sessions.slots() {
             let Some(session) = self.sessions.of(slot) else {
                 continue;
             };
             let shown = tls::peer_identity(session.connection.crypto_session());
-            let is_revoked = shown.is_some_and(|peer| revoked.keys.contains(&peer.spki_sha256));
+            let is_revoked = shown.is_some_and(|peer| {
+                let cluster = peer.identity.cluster();
+                revoked.keys.contains(&peer.spki_sha256)
+                    || cluster.is_some_and(|cluster| clusters.contains(cluster))
+            });
             if !is_revoked || session.connection.is_closed() {
                 continue;
             }

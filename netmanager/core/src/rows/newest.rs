@@ -76,6 +76,15 @@ impl<K: Ord, T> Newest<K, T> {
         }
     }
 
+    /// Takes those for gone whose statement does not hold any more, but remembers their generations.
+    pub(super) fn withdraw_unless(&mut self, holds: &mut dyn FnMut(&Signed) -> bool) {
+        for entry in self.subjects.values_mut() {
+            if entry.row.is_some() && !holds(&entry.signed) {
+                entry.row = None;
+            }
+        }
+    }
+
     /// Forgets the subjects as if they had never been.
     pub(super) fn forget(&mut self, gone: impl Fn(&K) -> bool) {
         self.subjects.retain(|key, _| !gone(key));

@@ -171,6 +171,19 @@ fn a_lease_says_where_instances_are_as_a_row_does() {
 }
 
 #[test]
+fn what_does_not_hold_any_more_is_gone_until_it_is_said_again() {
+    let mut store = shop();
+    store.withdraw_unless(|signed| !signed.statement.starts_with(b"Instance"));
+    let table = store.build(&[]).table;
+    assert_eq!((table.services.len(), table.instances.len()), (1, 0));
+    assert!(store.handle(instance(3, "shop", 1, "b1", 3)));
+    store.withdraw_unless(|_| false);
+    let table = store.build(&[]).table;
+    assert_eq!((table.services.len(), table.relays.len()), (0, 0));
+    assert_eq!(table.nodes.len(), 1, "the own one, by its cluster's grant");
+}
+
+#[test]
 fn leased_addresses_have_an_owner_and_no_row() {
     let mut store = shop();
     store.handle(lease(1, "c1", 9, &[(1, "bank", 1, 20)]));
