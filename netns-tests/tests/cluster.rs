@@ -16,6 +16,8 @@ mod fake;
 mod words;
 
 const SOON: Duration = Duration::from_secs(15);
+/// How soon a revoked node must be cut.
+const CUT_TIME: Duration = Duration::from_secs(5);
 /// Where the cluster is, in the "internet".
 const CLUSTER: &str = "203.0.113.10:10300";
 const WEB_URL: &str = "http://web.lab.rr.local/";
@@ -217,4 +219,37 @@ fn a_node_sends_only_from_what_its_lease_says() -> Result<()> {
         cluster.die()?;
     }
     Ok(())
+}
+
+#[test]
+fn a_revoked_node_is_cut() -> Result<()> {
+    require::programs(&["curl", "python3"])?;
+    let lab = pair::lab()?;
+    let mut fleet = Fleet::new(&lab)?;
+    let authorities = add_nodes(&mut fleet)?;
+    let cluster = start_cluster(&lab, &authorities, authorities.book(None)?)?;
+    start_nodes(&mut fleet)?;
+    attach(&fleet, "alpha", CLIENT, 1)?;
+    attach(&fleet, "beta", WEB, 2)?;
+    let _page = serve(&fleet, &lab, "beta", WEB)?;
+    wait::until("the page comes by name", SOON, || {
+        ensure!(fetch(&fleet, "alpha", CLIENT, WEB_URL)? == "from beta");
+        Ok(())
+    })?;
+    let key = {
+        let said = cluster
+            .said
+            .lock()
+            .map_err(|_| anyhow::anyhow!("poisoned"))?;
+        *said.keys.get(&node("beta")?).context("beta has not come")?
+    };
+    let revocation = authorities.revocation(key)?;
+    cluster.say(&node("alpha")?, ClusterToNet::Revocations(revocation));
+    wait::until("the session is cut", CUT_TIME, || {
+        let beta = fleet.peer("alpha", "home/beta")?;
+        ensure!(beta["state"] != "up", "{beta}");
+        Ok(())
+    })?;
+    ensure!(fetch(&fleet, "alpha", CLIENT, WEB_URL).is_err());
+    cluster.die()
 }

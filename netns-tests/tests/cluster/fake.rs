@@ -43,6 +43,8 @@ pub(super) struct Book {
 pub(super) struct Said {
     pub(super) hellos: Vec<(NodeId, NetToCluster)>,
     pub(super) interests: BTreeMap<NodeId, BTreeSet<ApplicationName>>,
+    /// The hashes of the keys that nodes have shown.
+    pub(super) keys: BTreeMap<NodeId, [u8; 32]>,
 }
 
 /// A running cluster. It dies when dropped.
@@ -195,7 +197,11 @@ impl End {
             match event {
                 Event::Connected => {
                     let peer = tls::peer_identity(link.connection.crypto_session());
-                    if let Some(Identity::Node(node)) = peer.map(|peer| peer.identity) {
+                    if let Some(peer) = peer
+                        && let Identity::Node(node) = peer.identity
+                    {
+                        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+                        said.keys.insert(node.clone(), peer.spki_sha256.0);
                         link.node = Some(node);
                     }
                 }

@@ -10,8 +10,8 @@ use weald_proto::addr::Dual;
 use weald_proto::id::{Identity, Label, NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId};
 use weald_proto::statement::{
-    Grant, InstanceStatement, Lease, LeasedInstance, NodeStatement, ServiceStatement, Signed,
-    Statement,
+    Grant, InstanceStatement, Lease, LeasedInstance, NodeStatement, Revocations, ServiceStatement,
+    Signed, Statement,
 };
 use weald_proto::table::LanePolicy;
 use weald_trust::pki::store::Store;
@@ -103,6 +103,15 @@ impl Authorities {
             organisations: vec![organisation.clone()],
             owner: organisation,
             expires: in_an_hour(),
+        }))
+    }
+
+    /// That this key is revoked.
+    pub(super) fn revocation(&self, key: [u8; 32]) -> Result<Signed> {
+        self.by_root(Statement::Revocations(Revocations {
+            epoch: 1,
+            keys: vec![key],
+            organisations: Vec::new(),
         }))
     }
 
