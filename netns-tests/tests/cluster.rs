@@ -222,13 +222,14 @@ fn a_node_sends_only_from_what_its_lease_says() -> Result<()> {
 }
 
 #[test]
-fn a_revoked_node_is_cut() -> Result<()> {
+fn a_node_is_ready_before_its_cluster_and_cut_when_revoked() -> Result<()> {
     require::programs(&["curl", "python3"])?;
     let lab = pair::lab()?;
     let mut fleet = Fleet::new(&lab)?;
     let authorities = add_nodes(&mut fleet)?;
-    let cluster = start_cluster(&lab, &authorities, authorities.book(None)?)?;
+    // A node that never had a cluster is ready without one, and takes what it says later.
     start_nodes(&mut fleet)?;
+    let cluster = start_cluster(&lab, &authorities, authorities.book(None)?)?;
     attach(&fleet, "alpha", CLIENT, 1)?;
     attach(&fleet, "beta", WEB, 2)?;
     let _page = serve(&fleet, &lab, "beta", WEB)?;
