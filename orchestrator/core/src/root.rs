@@ -25,7 +25,7 @@ use weald_proto::control::{
 };
 use weald_proto::id::{Label, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId};
-use weald_proto::spec::ServiceSpec;
+use weald_proto::spec::{Resources, ServiceSpec};
 use weald_proto::statement::Signed;
 
 use crate::Now;
@@ -58,6 +58,8 @@ struct ClusterSide {
     connected: bool,
     greeted: bool,
     aggregate: Option<Aggregate>,
+    /// What was offered to it and does not show in its sums yet.
+    offered: BTreeMap<InstanceId, Resources>,
     nodes: Vec<NodeReport>,
 }
 

@@ -436,6 +436,19 @@ fn three_refusals_are_explained_with_their_figures() {
 }
 
 #[test]
+fn a_burst_is_spread_before_any_heartbeat_tells_of_it() {
+    let mut tiers = Tiers::new(&[
+        ("munich", &[("a", 4000, 2000)]),
+        ("paris", &[("a", 4000, 2000)]),
+    ]);
+    let apply = Command::Apply(draft("shop", 500, 100), organisation("acme"));
+    let service = tiers.command(apply).unwrap().services[0].clone();
+    let done = tiers.command(Command::Scale(service, 4)).unwrap();
+    let hosts: Vec<_> = done.instances.iter().map(|id| tiers.host(id)).collect();
+    assert_eq!(hosts, ["munich/a", "paris/a", "munich/a", "paris/a"]);
+}
+
+#[test]
 fn what_nobody_takes_in_time_has_failed() {
     let mut tiers = Tiers::new(&[("munich", &[("a", 600, 1000)])]);
     let id = tiers.deploy(draft("shop", 800, 500));

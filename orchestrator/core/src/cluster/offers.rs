@@ -152,7 +152,7 @@ impl Cluster {
     }
 
     /// The placement's node does not take the instance.
-    fn try_next(
+    pub(super) fn try_next(
         &mut self,
         instance: &InstanceId,
         reason: Reason,

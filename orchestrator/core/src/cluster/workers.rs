@@ -1,7 +1,8 @@
 //! The workers: what they report, and what becomes of a node that is silent.
 
 use weald_proto::control::{
-    ClusterToWorker, InstanceReport, NodeCapacity, Phase, Standing, VERSION, WorkerToCluster,
+    ClusterToWorker, InstanceReport, NodeCapacity, Phase, Reason, Standing, VERSION,
+    WorkerToCluster,
 };
 use weald_proto::id::{Label, NodeId};
 use weald_proto::name::InstanceId;
@@ -181,7 +182,7 @@ impl Cluster {
         };
         let heard = worker.wants.handle_report(sequence, complete, instances);
         for report in &heard.changed {
-            self.take_report(node, report, step)?;
+            self.take_report(node, report, now, step)?;
         }
         for instance in &heard.gone {
             self.forget_gone(node, instance, step);
@@ -202,9 +203,13 @@ impl Cluster {
         &mut self,
         node: &Label,
         report: &InstanceReport,
+        now: Now,
         step: &mut Step,
     ) -> Result<(), RecordError> {
         let instance = &report.instance;
+        if report.phase == Phase::Terminated {
+            return self.handle_ended(node, report, now, step);
+        }
         let Some(placement) = self.placements.get_mut(instance) else {
             return Ok(());
         };
@@ -230,6 +235,30 @@ impl Cluster {
         self.publish(instance, step)
     }
 
+    /// A node has ended a life that it shall run: it was told to once, by a cluster that has
+    /// forgotten that it was. It does not begin the same life again, so that another node has to.
+    fn handle_ended(
+        &mut self,
+        node: &Label,
+        report: &InstanceReport,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        let (instance, generation) = (&report.instance, report.generation);
+        let here = self
+            .placements
+            .get(instance)
+            .is_some_and(|it| it.node == *node && it.generation == generation);
+        if !here {
+            return Ok(());
+        }
+        if let Some(worker) = self.workers.get_mut(node) {
+            worker.wants.withdraw(instance, generation);
+        }
+        let text = "it has ended this life before".to_owned();
+        self.try_next(instance, Reason::Failed { text }, now, step)
+    }
+
     /// Says by itself how an instance is, because its node does not.
     fn note_phase(
         &mut self,
@@ -251,6 +280,20 @@ impl Cluster {
         let report = placement.report(&self.settings.name);
         self.reporter.set(report);
         self.publish(instance, step)
+    }
+
+    /// Says of an instance what its node's standing means for it. How it was when it was last heard of
+    /// stays known: a node that comes back need not say it again.
+    fn tell_standing(&mut self, instance: &InstanceId, dead: bool, silent: String) {
+        let Some(placement) = self.placements.get(instance) else {
+            return;
+        };
+        let mut report = placement.report(&self.settings.name);
+        if dead {
+            report.phase = Phase::ClusterScheduled;
+            report.detail = format!("node {} is dead: {silent}", self.id(&placement.node));
+        }
+        self.reporter.set(report);
     }
 
     /// A node has come to stand differently.
@@ -283,13 +326,11 @@ impl Cluster {
             .collect();
         for (instance, accepted, phase) in here {
             let over = crate::lifecycle::is_over(phase);
-            if to == Standing::Dead && accepted && !over {
-                let detail = format!("node {} is dead: {}", self.id(node), silent(5));
-                self.note_phase(&instance, Phase::ClusterScheduled, &detail, step)?;
-            } else {
-                // Out of the tables with its node, and back with it.
-                self.publish(&instance, step)?;
+            if accepted && !over && (to == Standing::Dead || to == Standing::Alive) {
+                self.tell_standing(&instance, to == Standing::Dead, silent(5));
             }
+            // Out of the tables with its node, and back with it.
+            self.publish(&instance, step)?;
             if to >= Standing::Dead {
                 self.end_if_gone(&instance, now, step)?;
             }

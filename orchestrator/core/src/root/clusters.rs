@@ -81,7 +81,13 @@ impl Root {
             ClusterToRoot::Heartbeat {
                 sequence: _,
                 aggregate,
-            } => side.aggregate = Some(aggregate),
+            } => {
+                side.aggregate = Some(aggregate);
+                // What was answered is in the sums; what was not may not be yet.
+                let waiting = &self.attempts;
+                side.offered
+                    .retain(|instance, _| waiting.contains_key(instance));
+            }
             ClusterToRoot::Report {
                 sequence,
                 complete,

@@ -9,6 +9,7 @@ use super::{Attempt, OFFER, RETRY, Root, Step};
 use crate::Now;
 use crate::explain;
 use crate::record::RecordError;
+use crate::resources::left;
 use crate::schedule::{Candidate, Ranking, rank};
 use crate::sync::Want;
 
@@ -55,6 +56,9 @@ impl Root {
             attempt.asked.insert(cluster.clone());
             let generation = self.generation(id);
             self.want_gone(&cluster, id, generation, step)?;
+            if let Some(side) = self.sides.get_mut(&cluster) {
+                side.offered.remove(id);
+            }
             let reason = Reason::Deadline {
                 after_ms: u64::try_from(OFFER.as_millis()).unwrap_or(u64::MAX),
             };
@@ -95,6 +99,7 @@ impl Root {
         };
         if let Some(side) = self.sides.get_mut(cluster) {
             side.wants.withdraw(id, generation);
+            side.offered.remove(id);
         }
         self.record(id, refusals, None, now);
         // It may also have had it and have lost it, as when its node rejected it after all.
@@ -153,6 +158,7 @@ impl Root {
         }
         self.forget_gone(&cluster, id, step);
         let side = self.sides.entry(cluster).or_default();
+        side.offered.insert(id.clone(), spec.resources);
         let what = spec.clone();
         side.wants.set(id.clone(), Want::Run { generation, what });
         Ok(())
@@ -208,7 +214,13 @@ impl Root {
         let candidate = |state: &super::ClusterState| {
             let side = self.sides.get(&state.name);
             let greeted = side.is_some_and(|it| it.connected && it.greeted);
-            let aggregate = side.and_then(|it| it.aggregate.clone());
+            let mut aggregate = side.and_then(|it| it.aggregate.clone());
+            if let (Some(sums), Some(side)) = (&mut aggregate, side) {
+                // Otherwise all of a burst would go to the cluster that was the best before it.
+                for resources in side.offered.values() {
+                    sums.free = left(&sums.free, resources);
+                }
+            }
             let unavailable = if !greeted {
                 Some("it is not connected".to_owned())
             } else if self.standing(&state.name) != Standing::Alive {
