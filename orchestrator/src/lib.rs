@@ -13,6 +13,8 @@ pub mod join;
 
 pub mod desk;
 
+pub mod api;
+
 pub mod root;
 
 pub mod cluster;
