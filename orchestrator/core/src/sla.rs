@@ -18,7 +18,7 @@
 //! | `code`, `arch` | as many archives as architectures for a unikernel, kept as `arch=url,arch=url`; `arch` is refused elsewhere |
 //! | `cmd`, `environment`, `one_shot` | honoured |
 //! | `memory` .. `storage` | reserved and enforced; absent is 0, nothing asked |
-//! | `port` | honoured; a port of the host stands once per service |
+//! | `port` | honoured; one port alone is the same outside and inside; a port of the host stands once per service |
 //! | `addresses` | pinned if inside the pools and used once; `instances` is refused: clusters assign from granted blocks |
 //! | `constraints` | honoured; a field that the type does not read is refused; several `geo` are alternatives |
 //! | `rigidness` | 0 to 1, and honoured at its strictest: a constraint always holds |

@@ -162,6 +162,16 @@ pub(super) fn environment(
     variables
 }
 
+/// A port alone is the same port outside and inside.
+fn both_sides(text: &str) -> String {
+    let port = text.split('/').next().unwrap_or_default();
+    if port.contains(':') {
+        text.to_owned()
+    } else {
+        format!("{port}:{text}")
+    }
+}
+
 pub(super) fn ports(path: &str, text: Option<String>, faults: &mut Faults) -> Vec<PortMapping> {
     let text = text.unwrap_or_default();
     let mut mappings: Vec<PortMapping> = Vec::new();
@@ -169,7 +179,7 @@ pub(super) fn ports(path: &str, text: Option<String>, faults: &mut Faults) -> Ve
         return mappings;
     }
     for part in text.split(';') {
-        let Ok(mapping) = part.trim().parse::<PortMapping>() else {
+        let Ok(mapping) = both_sides(part.trim()).parse::<PortMapping>() else {
             let rule = "HOST:INSTANCE or HOST:INSTANCE/udp with ports 1 to 65535, several with ';' between";
             faults.value(path, part, rule);
             continue;

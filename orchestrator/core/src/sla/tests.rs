@@ -174,7 +174,7 @@ fn runtimes_lanes_ports_and_variables_are_read() {
     service["lane"] = json!("l4");
     service["scheduler"] = json!("latency-geo");
     service["target_node"] = json!("n1");
-    service["port"] = json!("80:80/udp;443:443/tcp;80:81");
+    service["port"] = json!("80:80/udp;443:443/tcp;80:81;53/udp;9080");
     service["environment"] = json!(["A=1", "B=x=y", "C="]);
     let drafts = check(&sla).unwrap();
     let spec = &drafts[0].services[0].spec;
@@ -187,7 +187,16 @@ fn runtimes_lanes_ports_and_variables_are_read() {
     };
     assert_eq!(spec.constraints, [node]);
     let ports: Vec<String> = spec.ports.iter().map(ToString::to_string).collect();
-    assert_eq!(ports, ["80:80/udp", "443:443/tcp", "80:81/tcp"]);
+    assert_eq!(
+        ports,
+        [
+            "80:80/udp",
+            "443:443/tcp",
+            "80:81/tcp",
+            "53:53/udp",
+            "9080:9080/tcp"
+        ]
+    );
     let pair = |k: &str, v: &str| (k.to_string(), v.to_string());
     assert_eq!(
         spec.environment,
