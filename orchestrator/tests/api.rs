@@ -14,6 +14,8 @@ mod client;
 mod guards;
 #[path = "api/lab.rs"]
 mod lab;
+#[path = "api/oak.rs"]
+mod oak;
 #[path = "api/oakestra.rs"]
 mod oakestra;
 #[path = "api/openapi.rs"]

@@ -160,15 +160,21 @@ impl Lab {
 
     /// Without any account.
     pub(crate) async fn bare(settings: Settings) -> Self {
+        Self::bare_at(settings, "127.0.0.1:0".parse().unwrap()).await
+    }
+
+    /// As [`Lab::bare`], at an address that somebody insists on.
+    pub(crate) async fn bare_at(settings: Settings, address: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = RootAuthority::create(&label("main"), SystemTime::now()).unwrap();
-        Self::at(folder, Arc::new(authority), settings).await
+        Self::at(folder, Arc::new(authority), settings, address).await
     }
 
     async fn at(
         folder: tempfile::TempDir,
         authority: Arc<RootAuthority>,
         settings: Settings,
+        address: SocketAddr,
     ) -> Self {
         let store = SqliteStore::open(folder.path(), "root").unwrap();
         let records = store.load().unwrap();
@@ -181,8 +187,7 @@ impl Lab {
         let desk = Arc::new(JoinDesk::open(folder.path()).unwrap());
         let state = ApiState::start(handle.clone(), desk, settings.clone());
         let state = state.await.unwrap();
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), None);
-        let listener = listener.await.unwrap();
+        let listener = Listener::bind(address, None).await.unwrap();
         Self {
             address: listener.address(),
             handle,
@@ -210,7 +215,8 @@ impl Lab {
         })
         .await
         .unwrap();
-        let again = Self::at(self.folder, self.authority, self.settings).await;
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        let again = Self::at(self.folder, self.authority, self.settings, anywhere).await;
         Self {
             ada: self.ada,
             ..again
