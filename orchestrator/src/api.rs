@@ -11,14 +11,15 @@
 //!
 //! # Starting it
 //!
-//! [`ApiState::start`], [`first_secret`] (printed once, by the role), [`Listener::bind`],
-//! [`serve`].
+//! [`ApiState::start`], [`first_secret`] (printed once, by the role), [`Listener::bind`] (with [`tls()`]
+//! beyond loopback), [`serve`].
 
 mod error;
 mod guard;
 mod metrics;
 mod peer;
 mod server;
+mod tls;
 
 mod body;
 mod caller;
@@ -58,6 +59,7 @@ use session::Sessions;
 
 pub use openapi::document;
 pub use server::{Listener, ServeError, serve};
+pub use tls::tls;
 
 /// What the API is told of its surroundings.
 #[derive(Debug, Clone)]

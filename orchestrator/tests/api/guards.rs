@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use orchestrator::api::{self, Listener, ServeError};
-use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
@@ -222,22 +222,51 @@ async fn beyond_loopback_there_is_tls_or_nothing() {
 fn configurations() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     let made = rcgen::generate_simple_self_signed(vec!["weald.example".to_owned()]).unwrap();
     let certificate = made.cert.der().clone();
-    let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.clone()], key)
-        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (chain, key) = (
+        folder.path().join("chain.pem"),
+        folder.path().join("key.pem"),
+    );
+    std::fs::write(&chain, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let server = api::tls(&chain, &key).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(certificate).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let client = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    (Arc::new(server), Arc::new(client))
+    (server, Arc::new(client))
+}
+
+#[test]
+fn a_wrong_certificate_or_key_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let make = || rcgen::generate_simple_self_signed(vec!["weald.example".to_owned()]).unwrap();
+    let (one, other) = (make(), make());
+    let chain = file("chain.pem", &one.cert.pem());
+    let key = file("key.pem", &one.signing_key.serialize_pem());
+    let foreign = file("foreign.pem", &other.signing_key.serialize_pem());
+    let empty = file("empty.pem", "");
+    let missing = folder.path().join("missing.pem");
+    assert!(api::tls(&chain, &key).is_ok());
+    for (chain, key, told) in [
+        (&missing, &key, "cannot read certificates from"),
+        (&empty, &key, "has no certificate"),
+        (&chain, &missing, "cannot read a private key from"),
+        (&chain, &chain, "cannot read a private key from"),
+        (&chain, &foreign, "is not the key of"),
+    ] {
+        let refused = api::tls(chain, key).unwrap_err().to_string();
+        assert!(refused.contains(told), "{refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
