@@ -1,5 +1,7 @@
 //! The body of a request, as JSON of a limited size.
 
+use std::time::Duration;
+
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
@@ -10,6 +12,9 @@ use super::error::ApiError;
 
 /// Bytes of the longest body: as long as the longest SLA.
 pub(super) const MAX_BODY: usize = orchestrator_core::sla::MAX_BYTES;
+
+/// How long a body may take to come.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A body that was read.
 pub(super) struct Body<T>(pub(super) T);
@@ -30,7 +35,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         if length.is_some_and(|length| length > MAX_BODY) {
             return Err(too_long());
         }
-        let bytes = to_bytes(body, MAX_BODY).await.map_err(|_| too_long())?;
+        let bytes = tokio::time::timeout(PATIENCE, to_bytes(body, MAX_BODY)).await;
+        let bytes = bytes.map_err(|_| {
+            let message = format!("the body did not come within {} s", PATIENCE.as_secs());
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, message)
+        })?;
+        let bytes = bytes.map_err(|_| too_long())?;
         let read = serde_json::from_slice(&bytes);
         read.map(Self).map_err(|error| {
             let message = format!("the body cannot be read: {error}");

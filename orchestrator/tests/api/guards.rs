@@ -168,6 +168,20 @@ async fn a_peer_that_says_nothing_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let lab = Lab::start().await;
+    let mut bytes = request(("POST", "/api/auth/login"), &[], Some("{\"username\""));
+    // More is promised than comes.
+    let text = String::from_utf8(bytes).unwrap();
+    bytes = text
+        .replace("Content-Length: 11", "Content-Length: 99")
+        .into_bytes();
+    let answer = tokio::time::timeout(Duration::from_secs(20), send(lab.address, &bytes)).await;
+    let refused = answer.expect("it is still waited for").refused(408);
+    assert!(refused.contains("did not come within"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn beyond_loopback_there_is_tls_or_nothing() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:10000"] {
         let refused = Listener::bind(address.parse().unwrap(), None)
