@@ -128,8 +128,14 @@ impl Cluster {
         self.address_nodes(now, step)?;
         self.hear_worker(node, now, step)?;
         step.tell_worker(node, ClusterToWorker::Welcome { version: VERSION });
-        self.last_nodes = None;
+        self.tell_of_nodes();
         Ok(())
+    }
+
+    /// Has root told at once what there is now, one by one and in sum.
+    const fn tell_of_nodes(&mut self) {
+        self.last_nodes = None;
+        self.last_heartbeat = None;
     }
 
     fn hear_worker(&mut self, node: &Label, now: Now, step: &mut Step) -> Result<(), RecordError> {
@@ -304,7 +310,7 @@ impl Cluster {
         now: Now,
         step: &mut Step,
     ) -> Result<(), RecordError> {
-        self.last_nodes = None;
+        self.tell_of_nodes();
         let silent = |after: u64| format!("nothing was heard of it for {after} s");
         let after = match to {
             Standing::Alive => None,
