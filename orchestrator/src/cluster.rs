@@ -4,6 +4,7 @@
 //! What is decided is orchestrator-core's `cluster`.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
@@ -254,7 +255,9 @@ async fn serve_node(accepted: Accepted, cluster: &ClusterHandle, lines: &Lines) 
         });
     } else if accepted.alpn == SESSION_ALPN {
         let board = &lines.nets;
+        // An IPv4 address that came over a socket of both families looks like an IPv6 one.
         let observed = accepted.connection.remote_address();
+        let observed = SocketAddr::new(observed.ip().to_canonical(), observed.port());
         let number = board.connect(&node, outbox, connection, || {
             cluster.tell(Input::NetConnected {
                 node: node.clone(),

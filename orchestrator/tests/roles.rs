@@ -55,7 +55,7 @@ fn draft(command: &str) -> ApplicationDraft {
     sla::check_value(&text, context).unwrap().pop().unwrap()
 }
 
-fn start_root(folder: &Path) -> RunningRoot {
+async fn start_root(folder: &Path) -> RunningRoot {
     roles::root(&RootOptions {
         folder: folder.to_owned(),
         name: label("main"),
@@ -63,7 +63,12 @@ fn start_root(folder: &Path) -> RunningRoot {
         join: (Ipv4Addr::LOCALHOST, 0).into(),
         advertise: Vec::new(),
         owner: acme(),
+        api: (Ipv4Addr::LOCALHOST, 0).into(),
+        names: Vec::new(),
+        compat_login: false,
+        renew_secret: false,
     })
+    .await
     .unwrap()
 }
 
@@ -122,7 +127,7 @@ async fn one_sla_runs_as_a_process() {
     let folder = tempfile::tempdir().unwrap();
     let [root_folder, cluster_folder, worker_folder] =
         ["root", "cluster", "worker"].map(|name| folder.path().join(name));
-    let root = start_root(&root_folder);
+    let root = start_root(&root_folder).await;
     let token = root.invite(label("munich"), ONCE).unwrap();
     let upper = root.control.local_addr().unwrap().to_string();
     join(&token, None, &cluster_folder, upper.clone())

@@ -43,6 +43,19 @@ pub(super) struct RootArguments {
     /// The organisation that owns the clusters that join, and so their hosts' programs.
     #[arg(long, default_value = "root")]
     owner: Label,
+    /// The TCP address of the REST API; beyond loopback it would need TLS.
+    #[arg(long, default_value = "127.0.0.1:10000")]
+    api: SocketAddr,
+    /// A name of this host under which the API is asked; may be repeated.
+    #[arg(long)]
+    name_of_host: Vec<String>,
+    /// Let `Admin` with the password `Admin` log in from loopback, for programs of the same user
+    /// that cannot log in otherwise (the `oak` command of Oakestra).
+    #[arg(long)]
+    compat_login: bool,
+    /// Show a new secret for the first account, in place of one that was lost.
+    #[arg(long)]
+    renew_secret: bool,
 }
 
 #[derive(Debug, Args)]
@@ -113,9 +126,16 @@ pub(super) async fn root(arguments: RootArguments) -> anyhow::Result<()> {
         join: arguments.join,
         advertise: arguments.advertise,
         owner: Organisation(arguments.owner),
-    })?;
+        api: arguments.api,
+        names: arguments.name_of_host,
+        compat_login: arguments.compat_login,
+        renew_secret: arguments.renew_secret,
+    })
+    .await?;
     let ready = json!({
         "ready": "root",
+        "api": running.api.to_string(),
+        "first_secret": running.first_secret,
         "control": running.control.local_addr()?.to_string(),
         "join": running.joining.local_addr()?.to_string(),
     });

@@ -7,15 +7,18 @@ use std::time::SystemTime;
 
 use orchestrator_core::root::{Command, Scope};
 use quinn::Endpoint;
+use weald_proto::addr::Pools;
 use weald_proto::control::ROOT_ALPN;
 use weald_proto::id::{Label, Organisation};
 use weald_proto::join::{JoinRequest, JoinResponse, JoinRole};
+use weald_proto::name::Zone;
 use weald_trust::join::{fingerprint, server_config as join_config};
 use weald_trust::pki::RootAuthority;
 use weald_trust::pki::folder::load_root;
 use weald_trust::pki::store::Store;
 use weald_trust::tls::{CA_FILE, Clock, Credentials, Expected};
 
+use crate::api::{self, ApiState};
 use crate::join::{self, JoinDesk};
 use crate::keys::{Authority, Keys};
 use crate::link::{self, Switchboard};
@@ -37,6 +40,14 @@ pub struct RootOptions {
     pub advertise: Vec<String>,
     /// The organisation that owns the clusters that join.
     pub owner: Organisation,
+    /// Where the REST API is; beyond loopback it speaks TLS with root's own certificate.
+    pub api: SocketAddr,
+    /// Names of this host under which the API is asked.
+    pub names: Vec<String>,
+    /// Whether `Admin` with the password `Admin` may log in from loopback, as the same user.
+    pub compat_login: bool,
+    /// Whether the secret for the first account is made anew.
+    pub renew_secret: bool,
 }
 
 /// A root that runs.
@@ -54,6 +65,10 @@ pub struct RunningRoot {
     pub joining: Endpoint,
     /// What tokens say where to dial.
     pub advertise: Vec<String>,
+    /// Where the REST API is.
+    pub api: SocketAddr,
+    /// What the first account is got with, to be shown once; none if it was shown before.
+    pub first_secret: Option<String>,
     /// Ends when the machine does.
     pub thread: std::thread::JoinHandle<Result<(), crate::machine::MachineError>>,
 }
@@ -83,7 +98,7 @@ impl RunningRoot {
 ///
 /// # Errors
 /// Its folder cannot be used, or a port cannot be opened.
-pub fn root(options: &RootOptions) -> anyhow::Result<RunningRoot> {
+pub async fn root(options: &RootOptions) -> anyhow::Result<RunningRoot> {
     let now = SystemTime::now();
     if !options.folder.join(CA_FILE).exists() {
         drop(Store::init(&options.folder, &options.name, now)?);
@@ -111,10 +126,26 @@ pub fn root(options: &RootOptions) -> anyhow::Result<RunningRoot> {
         [] => vec![joining.local_addr()?.to_string()],
         some => some.to_vec(),
     };
+    let fingerprint = fingerprint(authority.trust().certificate());
+    let first_secret = api::first_secret(&handle, options.renew_secret).await?;
+    let settings = api::Settings {
+        names: options.names.clone(),
+        compat_login: options.compat_login,
+        pools: Pools::default(),
+        zones: Zone::defaults(),
+        fingerprint,
+        join_addresses: advertise.clone(),
+    };
+    let state = ApiState::start(handle.clone(), Arc::clone(&desk), settings).await?;
+    let listener = api::Listener::bind(options.api, None).await?;
+    let api = listener.address();
+    tokio::spawn(api::serve(listener, state));
     Ok(RunningRoot {
         handle,
         desk,
-        fingerprint: fingerprint(authority.trust().certificate()),
+        fingerprint,
+        api,
+        first_secret,
         control,
         joining,
         advertise,
