@@ -21,6 +21,7 @@ use crate::node::Node;
 use crate::process::Process;
 
 mod files;
+mod reports;
 
 /// The UDP port of every netmanager in a fleet.
 pub const DATA_PORT: u16 = 10_260;
@@ -138,9 +139,22 @@ impl<'lab> Fleet<'lab> {
         source: &str,
         extra: &str,
     ) -> Result<()> {
-        let host = self.lab.node(machine);
-        let pki = host.dir()?.join("pki");
+        let pki = self.lab.node(machine).dir()?.join("pki");
         self.issue_node(id, organisation, &self.authority(), &pki)?;
+        self.configure(machine, &pki, source, extra)
+    }
+
+    /// Takes up a node that has joined a cluster and has its certificates in a folder.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn add_joined(&mut self, machine: &str, pki: &Path, address: &str) -> Result<()> {
+        let cluster = format!("[cluster]\naddresses = [{address:?}]\n");
+        self.configure(machine, pki, "", &cluster)
+    }
+
+    fn configure(&mut self, machine: &str, pki: &Path, source: &str, extra: &str) -> Result<()> {
+        let host = self.lab.node(machine);
         let overlay = self.overlay_name(machine);
         self.lab.own_namespaces(&overlay);
         let socket = host.dir()?.join("api.sock");
@@ -266,6 +280,14 @@ impl<'lab> Fleet<'lab> {
         Ok(())
     }
 
+    /// Where a node's daemon has its local API.
+    ///
+    /// # Errors
+    /// The machine has no folder.
+    pub fn socket(&self, machine: &str) -> Result<PathBuf> {
+        Ok(self.lab.node(machine).dir()?.join("api.sock"))
+    }
+
     /// Asks a node's daemon to stop (SIGTERM); its overlay stays.
     ///
     /// # Errors
@@ -313,47 +335,6 @@ impl<'lab> Fleet<'lab> {
                 .with_context(|| format!("no JSON from {arguments:?}: {line}"))
         });
         values.collect()
-    }
-
-    /// How many packets a node's daemon has dropped for a reason.
-    ///
-    /// # Errors
-    /// The daemon does not answer.
-    pub fn drops(&self, machine: &str, reason: &str) -> Result<u64> {
-        Ok(self.all_drops(machine)?.get(reason).copied().unwrap_or(0))
-    }
-
-    /// How many packets a node's daemon has dropped, by reason; only reasons with a count.
-    ///
-    /// # Errors
-    /// The daemon does not answer.
-    pub fn all_drops(&self, machine: &str) -> Result<BTreeMap<String, u64>> {
-        let status = self.tool_json(machine, &["status"])?;
-        let drops = status
-            .first()
-            .and_then(|status| status["packets"]["drops"].as_array());
-        let counted = drops.into_iter().flatten().filter_map(|drop| {
-            Some((
-                drop["reason"].as_str()?.to_owned(),
-                drop["packets"].as_u64()?,
-            ))
-        });
-        Ok(counted.collect())
-    }
-
-    /// What a node's daemon reports of a peer.
-    ///
-    /// # Errors
-    /// The daemon does not answer, or does not know the peer.
-    pub fn peer(&self, machine: &str, id: &str) -> Result<Value> {
-        let peers = self.tool_json(machine, &["peers"])?;
-        let found = peers
-            .iter()
-            .flat_map(elements)
-            .find(|peer| peer["node"] == id);
-        found
-            .cloned()
-            .with_context(|| format!("{machine} knows no peer {id}: {peers:?}"))
     }
 
     /// The command line of a tool.

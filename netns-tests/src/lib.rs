@@ -51,6 +51,7 @@ pub mod emulator;
 
 pub mod fleet;
 pub mod pair;
+pub mod tiers;
 pub mod two_sites;
 
 pub mod echo;
@@ -77,3 +78,4 @@ pub use node::{Interface, Node};
 pub use process::{Process, command};
 pub use punctual::be_punctual;
 pub use raw::RawSender;
+pub use tiers::Tiers;
