@@ -48,6 +48,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 pub const NODES_EVERY: Duration = Duration::from_secs(5);
 /// How long a worker is given to take an instance or to reject it.
 pub const ANSWER: Duration = Duration::from_secs(3);
+/// How long an instance that shall be gone still runs once it is out of the tables: by then nobody
+/// picks it any more, and short requests have been answered.
+pub const DRAIN: Duration = Duration::from_secs(1);
 /// For how long a lease is good: days of partition do no harm.
 pub const LEASE_LIFE: Duration = Duration::from_hours(7 * 24);
 /// After this time without an answer root is asked for addresses again.
@@ -125,6 +128,8 @@ pub struct Cluster {
     gone: BTreeMap<(Label, InstanceId), Generation>,
     placements: BTreeMap<InstanceId, Placement>,
     attempts: BTreeMap<InstanceId, Attempt>,
+    /// Instances that are out of the tables and end when everybody has heard so.
+    draining: BTreeMap<InstanceId, Duration>,
     rows: RowBook<Label>,
     relays: BTreeMap<RelayId, (Generation, Vec<SocketAddr>)>,
     /// Whose applications are.
@@ -181,6 +186,7 @@ impl Cluster {
             gone: BTreeMap::new(),
             placements: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            draining: BTreeMap::new(),
             rows: RowBook::default(),
             relays: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -242,6 +248,7 @@ impl Cluster {
         };
         let wants = self.workers.values().map(|it| it.wants.next_due());
         let attempts = self.attempts.values().map(|it| Some(it.deadline)).min();
+        let drained = self.draining.values().min().copied();
         let members = self.members.poll_timeout().map(|(at, _)| at);
         let resting = self.addresses.poll_timeout().map(|(at, _)| at);
         [
@@ -249,6 +256,7 @@ impl Cluster {
             due(self.last_nodes, NODES_EVERY),
             self.reporter.next_due(),
             attempts.flatten(),
+            drained,
             members,
             resting,
         ]
@@ -297,6 +305,15 @@ impl Cluster {
     fn let_time_pass(&mut self, now: Now, step: &mut Step) -> Result<(), RecordError> {
         for change in self.members.handle_timeout(now) {
             self.handle_standing(&change.member, change.to, now, step)?;
+        }
+        let drained: Vec<_> = self
+            .draining
+            .iter()
+            .filter(|(_, until)| **until <= now.elapsed)
+            .map(|(instance, _)| instance.clone())
+            .collect();
+        for instance in drained {
+            self.end_drained(&instance, now, step)?;
         }
         let late: Vec<_> = self
             .attempts

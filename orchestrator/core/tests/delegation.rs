@@ -503,6 +503,13 @@ fn netmanagers_are_told_what_they_want_and_may_know() {
     tiers.command(Command::Undeploy(service, Some(0))).unwrap();
     let told = tiers.told("munich/a");
     assert!(hosted(&rows(&told), true), "{told:?}");
+    // It runs on for a moment: whoever has picked it before is still answered.
+    assert_eq!(
+        tiers.workers.values().next().unwrap().instances().count(),
+        1
+    );
+    tiers.pass(cluster::DRAIN);
+    tiers.pass(Duration::from_millis(200));
     assert_eq!(tiers.root.instances().count(), 0);
 }
 

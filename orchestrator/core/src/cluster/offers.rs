@@ -12,7 +12,7 @@ use weald_proto::name::InstanceId;
 use weald_proto::spec::ServiceSpec;
 
 use super::state::{self, Placement};
-use super::{ANSWER, Attempt, Cluster, Step, repeats};
+use super::{ANSWER, Attempt, Cluster, DRAIN, Step, repeats};
 use crate::Now;
 use crate::addresses::Holder;
 use crate::record::RecordError;
@@ -99,13 +99,36 @@ impl Cluster {
         }
         self.keep_duty(&instance, step)?;
         self.attempts.remove(&instance);
-        if let Some(placement) = self.placements.get(&instance) {
-            let node = placement.node.clone();
+        if self
+            .placements
+            .get(&instance)
+            .is_some_and(|it| it.published)
+        {
             self.unpublish(&instance, step)?;
-            self.want_gone(&node, &instance, generation, step)?;
+            self.draining.insert(instance, now.elapsed + DRAIN);
+            return Ok(());
+        }
+        self.end_drained(&instance, now, step)
+    }
+
+    /// Has the node end an instance that nobody picks any more.
+    pub(super) fn end_drained(
+        &mut self,
+        instance: &InstanceId,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        self.draining.remove(instance);
+        let generation = match self.duties.get(instance) {
+            Some(kept) if kept.duty == Duty::End => kept.generation,
+            Some(_) | None => return Ok(()),
+        };
+        if let Some(placement) = self.placements.get(instance) {
+            let node = placement.node.clone();
+            self.want_gone(&node, instance, generation, step)?;
             self.stale_leases.insert(node);
         }
-        self.end_if_gone(&instance, now, step)
+        self.end_if_gone(instance, now, step)
     }
 
     /// A worker does not take an instance: the next one is asked.
@@ -346,10 +369,11 @@ impl Cluster {
             Some(_) | None => return Ok(()),
         };
         // A dead node still shall end it, and is told so when it comes back; nobody waits for that.
-        let waits = self
-            .gone
-            .keys()
-            .any(|(node, it)| it == instance && self.standing(node) < Standing::Dead);
+        let waits = self.draining.contains_key(instance)
+            || self
+                .gone
+                .keys()
+                .any(|(node, it)| it == instance && self.standing(node) < Standing::Dead);
         if !waits {
             self.forget_placement(instance, now, step)?;
             self.reporter.set(terminated(instance, generation));

@@ -62,6 +62,9 @@ impl Cluster {
             if kept.duty == Duty::End && !placed && !ending {
                 let report = offers::terminated(instance, kept.generation);
                 self.reporter.set(report);
+            } else if kept.duty == Duty::End && placed && !ending {
+                // It was draining, which has taken long enough by now.
+                self.draining.insert(instance.clone(), now.elapsed);
             }
         }
         let nodes: Vec<_> = self.nodes.keys().cloned().collect();

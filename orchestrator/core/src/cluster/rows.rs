@@ -15,6 +15,7 @@ use super::{Cluster, Effect, Step};
 use crate::Now;
 use crate::interests::{Row, Subject};
 use crate::record::RecordError;
+use crate::sync::Duty;
 use crate::trust;
 
 impl Cluster {
@@ -28,9 +29,8 @@ impl Cluster {
         let Some(placement) = self.placements.get(instance) else {
             return Ok(());
         };
-        let ending = self
-            .gone
-            .contains_key(&(placement.node.clone(), instance.clone()));
+        let duty = self.duties.get(instance).map(|kept| &kept.duty);
+        let ending = duty == Some(&Duty::End);
         let visible = placement.phase == Phase::Running
             && self.standing(&placement.node) < Standing::Gone
             && !ending;
