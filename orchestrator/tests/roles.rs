@@ -64,6 +64,7 @@ async fn start_root(folder: &Path) -> RunningRoot {
         advertise: Vec::new(),
         owner: acme(),
         api: (Ipv4Addr::LOCALHOST, 0).into(),
+        api_tls: None,
         names: Vec::new(),
         compat_login: false,
         renew_secret: false,

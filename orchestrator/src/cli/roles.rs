@@ -43,9 +43,15 @@ pub(super) struct RootArguments {
     /// The organisation that owns the clusters that join, and so their hosts' programs.
     #[arg(long, default_value = "root")]
     owner: Label,
-    /// The TCP address of the REST API; beyond loopback it would need TLS.
+    /// The TCP address of the REST API; beyond loopback it needs a certificate.
     #[arg(long, default_value = "127.0.0.1:10000")]
     api: SocketAddr,
+    /// The file with the API's certificates, PEM.
+    #[arg(long, requires = "api_key")]
+    api_certificate: Option<PathBuf>,
+    /// The file with the key of the API's certificate, PEM.
+    #[arg(long, requires = "api_certificate")]
+    api_key: Option<PathBuf>,
     /// A name of this host under which the API is asked; may be repeated.
     #[arg(long)]
     name_of_host: Vec<String>,
@@ -127,6 +133,7 @@ pub(super) async fn root(arguments: RootArguments) -> anyhow::Result<()> {
         advertise: arguments.advertise,
         owner: Organisation(arguments.owner),
         api: arguments.api,
+        api_tls: arguments.api_certificate.zip(arguments.api_key),
         names: arguments.name_of_host,
         compat_login: arguments.compat_login,
         renew_secret: arguments.renew_secret,

@@ -40,8 +40,10 @@ pub struct RootOptions {
     pub advertise: Vec<String>,
     /// The organisation that owns the clusters that join.
     pub owner: Organisation,
-    /// Where the REST API is; beyond loopback it speaks TLS with root's own certificate.
+    /// Where the REST API is; beyond loopback it must speak TLS.
     pub api: SocketAddr,
+    /// The files with the API's certificates and its key, both PEM; none for plain HTTP on loopback.
+    pub api_tls: Option<(PathBuf, PathBuf)>,
     /// Names of this host under which the API is asked.
     pub names: Vec<String>,
     /// Whether `Admin` with the password `Admin` may log in from loopback, as the same user.
@@ -137,7 +139,9 @@ pub async fn root(options: &RootOptions) -> anyhow::Result<RunningRoot> {
         join_addresses: advertise.clone(),
     };
     let state = ApiState::start(handle.clone(), Arc::clone(&desk), settings).await?;
-    let listener = api::Listener::bind(options.api, None).await?;
+    let tls = options.api_tls.as_ref();
+    let tls = tls.map(|(chain, key)| api::tls(chain, key)).transpose()?;
+    let listener = api::Listener::bind(options.api, tls).await?;
     let api = listener.address();
     tokio::spawn(api::serve(listener, state));
     Ok(RunningRoot {
