@@ -48,6 +48,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 pub const NODES_EVERY: Duration = Duration::from_secs(5);
 /// How long a worker is given to take an instance or to reject it.
 pub const ANSWER: Duration = Duration::from_secs(3);
+/// How long an instance runs before it is in the tables, if others of its service are there: by then
+/// a server listens. The first one is there at once, since nobody else answers.
+pub const SETTLE: Duration = Duration::from_millis(500);
 /// How long an instance that shall be gone still runs once it is out of the tables: by then nobody
 /// picks it any more, and short requests have been answered.
 pub const DRAIN: Duration = Duration::from_secs(1);
@@ -128,6 +131,10 @@ pub struct Cluster {
     gone: BTreeMap<(Label, InstanceId), Generation>,
     placements: BTreeMap<InstanceId, Placement>,
     attempts: BTreeMap<InstanceId, Attempt>,
+    /// Instances that run and are not in the tables yet, with when they will be.
+    settling: BTreeMap<InstanceId, Duration>,
+    /// When the present input came.
+    elapsed: Duration,
     /// Instances that are out of the tables and end when everybody has heard so.
     draining: BTreeMap<InstanceId, Duration>,
     rows: RowBook<Label>,
@@ -186,6 +193,8 @@ impl Cluster {
             gone: BTreeMap::new(),
             placements: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            settling: BTreeMap::new(),
+            elapsed: now.elapsed,
             draining: BTreeMap::new(),
             rows: RowBook::default(),
             relays: BTreeMap::new(),
@@ -210,6 +219,7 @@ impl Cluster {
     /// A record cannot be written; a fault of the program.
     pub fn handle(&mut self, input: Input, now: Now) -> Result<Step, RecordError> {
         let mut step = Step::default();
+        self.elapsed = now.elapsed;
         match input {
             Input::RootConnected => self.connect_root(&mut step),
             Input::RootDisconnected => {
@@ -249,6 +259,7 @@ impl Cluster {
         let wants = self.workers.values().map(|it| it.wants.next_due());
         let attempts = self.attempts.values().map(|it| Some(it.deadline)).min();
         let drained = self.draining.values().min().copied();
+        let settled = self.settling.values().min().copied();
         let members = self.members.poll_timeout().map(|(at, _)| at);
         let resting = self.addresses.poll_timeout().map(|(at, _)| at);
         [
@@ -257,6 +268,7 @@ impl Cluster {
             self.reporter.next_due(),
             attempts.flatten(),
             drained,
+            settled,
             members,
             resting,
         ]
@@ -305,6 +317,15 @@ impl Cluster {
     fn let_time_pass(&mut self, now: Now, step: &mut Step) -> Result<(), RecordError> {
         for change in self.members.handle_timeout(now) {
             self.handle_standing(&change.member, change.to, now, step)?;
+        }
+        let settled: Vec<_> = self
+            .settling
+            .iter()
+            .filter(|(_, at)| **at <= now.elapsed)
+            .map(|(instance, _)| instance.clone())
+            .collect();
+        for instance in settled {
+            self.publish(&instance, step)?;
         }
         let drained: Vec<_> = self
             .draining

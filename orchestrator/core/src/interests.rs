@@ -198,6 +198,14 @@ impl<L: Ord + Clone> RowBook<L> {
         self.rows.values().map(|entry| &entry.row)
     }
 
+    /// The rows of a subject's application, of its own kind, from that subject on.
+    pub fn rows_from<'a>(&'a self, subject: &'a Subject) -> impl Iterator<Item = &'a Row> {
+        let application = subject.application();
+        let of_it = application.and_then(|it| self.applications.get(it));
+        let of_it = of_it.into_iter().flat_map(move |it| it.range(subject..));
+        of_it.filter_map(|it| self.rows.get(it).map(|entry| &entry.row))
+    }
+
     /// The row of a subject.
     #[must_use]
     pub fn get(&self, subject: &Subject) -> Option<&Row> {

@@ -449,6 +449,36 @@ fn a_burst_is_spread_before_any_heartbeat_tells_of_it() {
 }
 
 #[test]
+fn another_server_is_in_the_tables_when_it_has_settled() {
+    let mut tiers = Tiers::new(&[("munich", &[("a", 1000, 1000)])]);
+    tiers.deploy(draft("shop", 100, 10));
+    tiers.join("munich/a", "shop.prod");
+    let hosted = |told: &[ClusterToNet]| {
+        let rows = rows(told);
+        let here = |it: &&Statement| matches!(it, Statement::Instance(it) if !it.removed);
+        rows.iter().filter(here).count()
+    };
+    assert_eq!(
+        hosted(&tiers.told("munich/a")),
+        1,
+        "the first is there at once"
+    );
+    let service = tiers.root.services().next().unwrap().id.clone();
+    tiers.command(Command::Scale(service, 2)).unwrap();
+    assert!(
+        tiers
+            .root
+            .instances()
+            .all(|it| it.phase() == Phase::Running)
+    );
+    assert_eq!(hosted(&tiers.told("munich/a")), 0);
+    tiers.pass(cluster::SETTLE - Duration::from_millis(100));
+    assert_eq!(hosted(&tiers.told("munich/a")), 0);
+    tiers.pass(Duration::from_millis(200));
+    assert_eq!(hosted(&tiers.told("munich/a")), 1);
+}
+
+#[test]
 fn what_nobody_takes_in_time_has_failed() {
     let mut tiers = Tiers::new(&[("munich", &[("a", 600, 1000)])]);
     let id = tiers.deploy(draft("shop", 800, 500));

@@ -11,7 +11,7 @@ use weald_proto::name::{ApplicationName, InstanceId};
 use weald_proto::statement::{InstanceStatement, NodeStatement, RelayStatement, Signed, Statement};
 
 use super::state;
-use super::{Cluster, Effect, Step};
+use super::{Cluster, Effect, SETTLE, Step};
 use crate::Now;
 use crate::interests::{Row, Subject};
 use crate::record::RecordError;
@@ -34,7 +34,29 @@ impl Cluster {
         let visible = placement.phase == Phase::Running
             && self.standing(&placement.node) < Standing::Gone
             && !ending;
+        if visible && !placement.published && self.others_answer(instance) {
+            let at = self.elapsed + SETTLE;
+            let at = *self.settling.entry(instance.clone()).or_insert(at);
+            if at > self.elapsed {
+                return Ok(());
+            }
+        }
+        self.settling.remove(instance);
         self.set_published(instance, visible, step)
+    }
+
+    /// Whether another instance of the same service is in the tables.
+    fn others_answer(&self, instance: &InstanceId) -> bool {
+        let first = InstanceId {
+            service: instance.service.clone(),
+            number: 0,
+        };
+        let first = Subject::Instance(first);
+        let mut others = self.rows.rows_from(&first);
+        others.any(|row| {
+            matches!(&row.subject, Subject::Instance(other)
+                if other.service == instance.service && other != instance && !row.removed)
+        })
     }
 
     /// Takes an instance out of the tables.
