@@ -12,6 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
+use aws_lc_rs::digest;
 
 pub use cluster::{ClusterOptions, Inviter, RunningCluster, cluster, cluster_name};
 pub use join::{CLUSTER_PORT, JoinOptions, ROOT_PORT, join};
@@ -20,6 +21,18 @@ pub use worker::{RunningWorker, WorkerOptions, worker};
 
 /// The file with the addresses of whoever is dialled, one a line.
 const UPPER_FILE: &str = "upper.txt";
+
+/// What an authority signs for its reset key, and for nothing else: statements, tokens and TLS all
+/// begin otherwise.
+const RESET_PURPOSE: &[u8] = b"weald stateless reset v1\0";
+
+/// The key of stateless resets: a hash of what only the authority can sign, and the same after each
+/// restart (Ed25519 signatures are; RFC 8032, section 5.1.6).
+fn reset_key(signature: &[u8]) -> [u8; 32] {
+    let mut key = [0; 32];
+    key.copy_from_slice(digest::digest(&digest::SHA256, signature).as_ref());
+    key
+}
 
 /// The addresses to dial: those given, or those that were kept when joining.
 fn upper(folder: &Path, given: &[String]) -> anyhow::Result<Vec<String>> {

@@ -1,11 +1,15 @@
 //! The side that is dialled.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use aws_lc_rs::hmac;
 use quinn::crypto::rustls::HandshakeData;
-use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, ServerConfig, VarInt};
+use quinn::{Connection, Endpoint, EndpointConfig, Incoming, RecvStream, SendStream};
+use quinn::{ServerConfig, TokioRuntime, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 use weald_trust::tls::{Peer, of_verified};
 
 /// How long a peer may take to shake hands and to open its stream.
@@ -26,13 +30,26 @@ pub struct Accepted {
     pub streams: (SendStream, RecvStream),
 }
 
-/// Opens a port.
+/// Opens a port. With the same `reset` as before a restart, peers of that time learn of it with
+/// their next packet (RFC 9000, section 10.3) instead of after a silence.
 ///
 /// # Errors
 /// It cannot be opened.
-pub fn listen(address: SocketAddr, config: ServerConfig) -> anyhow::Result<Endpoint> {
-    Endpoint::server(config, address)
-        .with_context(|| format!("cannot listen on UDP {address}; is it taken?"))
+pub fn listen(
+    address: SocketAddr,
+    config: ServerConfig,
+    reset: &[u8; 32],
+) -> anyhow::Result<Endpoint> {
+    let open = || {
+        let socket = UdpSocket::bind(address)?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, reset);
+        let mut own = EndpointConfig::new(Arc::new(key));
+        // Ids that were given before the restart have to look like our own.
+        let ids = u64::from_be_bytes(*reset.first_chunk().unwrap_or(&[0; 8]));
+        own.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+        Endpoint::new(own, Some(config), socket, Arc::new(TokioRuntime))
+    };
+    open().with_context(|| format!("cannot listen on UDP {address}; is it taken?"))
 }
 
 /// Accepts connections until the endpoint is closed; each is handed on, on a task of its own, once

@@ -46,7 +46,12 @@ fn upper(cluster: &ClusterAuthority) -> (Endpoint, Receiver<Seen>, Arc<Switchboa
     let own = credentials(cluster, &Identity::Control(label("munich")));
     let members = Expected::MemberOf(label("munich"));
     let crypto = own.server_config_for(members, &[ALPN]).unwrap();
-    let endpoint = listen((Ipv4Addr::LOCALHOST, 0).into(), server_config(crypto)).unwrap();
+    let endpoint = listen(
+        (Ipv4Addr::LOCALHOST, 0).into(),
+        server_config(crypto),
+        &[7; 32],
+    )
+    .unwrap();
     let board = Arc::new(Switchboard::<String>::default());
     let (seen, events) = channel();
     let (accepting, lines) = (endpoint.clone(), Arc::clone(&board));

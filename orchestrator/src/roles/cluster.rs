@@ -127,8 +127,13 @@ pub fn cluster(options: &ClusterOptions) -> anyhow::Result<RunningCluster> {
     watch_revoked(keys.clone(), own.clone());
     let members = Expected::MemberOf(name.clone());
     let crypto = own.server_config_for(members, &[CLUSTER_ALPN, SESSION_ALPN])?;
-    let control = link::listen(options.listen, link::server_config(crypto))?;
-    let joining = link::listen(options.join, link::server_config(join_config(&own)?))?;
+    let reset = super::reset_key(&authority.sign(super::RESET_PURPOSE)?);
+    let control = link::listen(options.listen, link::server_config(crypto), &reset)?;
+    let joining = link::listen(
+        options.join,
+        link::server_config(join_config(&own)?),
+        &reset,
+    )?;
     let settings = Settings {
         name,
         place: options.place,

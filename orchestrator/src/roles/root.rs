@@ -116,8 +116,13 @@ pub async fn root(options: &RootOptions) -> anyhow::Result<RunningRoot> {
     let keys = Keys::restore(Authority::Root(Arc::clone(&authority)), &records)?;
     watch_revoked(keys.clone(), own.clone());
     let crypto = own.server_config_for(Expected::AnyControl, &[ROOT_ALPN])?;
-    let control = link::listen(options.listen, link::server_config(crypto))?;
-    let joining = link::listen(options.join, link::server_config(join_config(&own)?))?;
+    let reset = super::reset_key(&authority.sign(super::RESET_PURPOSE)?);
+    let control = link::listen(options.listen, link::server_config(crypto), &reset)?;
+    let joining = link::listen(
+        options.join,
+        link::server_config(join_config(&own)?),
+        &reset,
+    )?;
     let lines = Arc::new(Switchboard::default());
     let told = Arc::clone(&lines);
     let (handle, thread) = root::start(keys, store, move |it| root::carry_out(&told, it))?;
