@@ -4,14 +4,18 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test packages build check unit integration
+.PHONY: help demo demo-overlay test packages build check unit integration
 
 help:
-	@echo "make demo   build it, start two sites behind NATs and a relay, fetch by name, show it"
-	@echo "make test   everything that CI runs"
+	@echo "make demo           build it, run one SLA on two sites behind NATs, show what it does"
+	@echo "make demo-overlay   the overlay alone, without orchestrators"
+	@echo "make test           everything that CI runs"
 
 demo: packages build
 	target/release/demo
+
+demo-overlay: packages build
+	target/release/demo-overlay
 
 test: packages check
 	@mkdir -p target && : > target/test-counts

@@ -48,6 +48,7 @@ mod tap;
 
 pub mod demo;
 pub mod emulator;
+pub mod overlay_demo;
 
 pub mod fleet;
 pub mod pair;

@@ -1,6 +1,6 @@
 //! The overlay's demo: a web shop over two sites behind NATs, fetched by semantic URLs.
 //!
-//! `make demo` runs it for people and a test runs it for us; both run the same code. Every step
+//! `make demo-overlay` runs it for people and a test runs it for us; both run the same code. Every step
 //! does what a user would do, with the programs that a user has, and prints its evidence; the
 //! first thing that is not as it should be ends it with an error.
 

@@ -234,6 +234,19 @@ impl<'lab> Tiers<'lab> {
     /// # Errors
     /// It does not answer 200, or with no JSON.
     pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        let answer = self.ask(method, path, body)?;
+        serde_json::from_str(&answer).with_context(|| format!("no JSON: {answer}"))
+    }
+
+    /// The same for what is text.
+    ///
+    /// # Errors
+    /// It does not answer 200.
+    pub fn api_text(&self, path: &str) -> Result<String> {
+        self.ask("GET", path, None)
+    }
+
+    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
         let mut command = Command::new("curl");
         command.args([
             "-sS",
@@ -259,7 +272,7 @@ impl<'lab> Tiers<'lab> {
         let printed = self.lab.node(&self.root).run_ok(command, SOON)?;
         let (answer, status) = printed.rsplit_once('\n').context("no status")?;
         ensure!(status == "200", "{method} {path}: {status} {answer}");
-        serde_json::from_str(answer).with_context(|| format!("no JSON: {answer}"))
+        Ok(answer.to_owned())
     }
 
     /// Logs in for [`Tiers::api`].

@@ -68,12 +68,14 @@ fn one_sla_runs_on_two_sites() -> Result<()> {
     ensure!(sites.len() == 2, "all of it is on one site: {sites:?}");
 
     wait::until("the page comes by name", SOON, || fetch(&tiers, &client))?;
-    let mut answered = BTreeSet::new();
-    for _ in 0..6 {
-        let answer = fetch(&tiers, &client)?;
-        answered.insert(answer.split(' ').next().unwrap_or_default().to_owned());
-    }
-    ensure!(answered.len() == 3, "round robin over {answered:?}");
+    wait::until("all three servers take turns", SOON, || {
+        let answers = (0..6).map(|_| fetch(&tiers, &client));
+        let answers: Vec<String> = answers.collect::<Result<_>>()?;
+        let servers = answers.iter().filter_map(|it| it.split(' ').next());
+        let servers: BTreeSet<_> = servers.collect();
+        ensure!(servers.len() == 3, "round robin over {servers:?}");
+        Ok(())
+    })?;
 
     // The control plane dies; what runs goes on, and everything converges when it is back.
     let before = tiers.api("GET", instances, None)?;
