@@ -65,7 +65,11 @@ pub(super) struct RootArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct ClusterArguments {
+    /// What to ask root instead of running a cluster.
+    #[command(subcommand)]
+    pub(super) ask: Option<super::show::ClusterCommand>,
     /// Where keys and state are kept; the cluster has joined there.
     #[arg(long, default_value = CLUSTER_FOLDER)]
     folder: PathBuf,
