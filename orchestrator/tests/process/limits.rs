@@ -164,8 +164,9 @@ async fn a_supervisor_is_small() {
                 .unwrap()
         })
         .sum();
-    // The pages of the program and of the C library are everyone's.
-    assert!(own < 500, "{own} KiB\n{status}");
+    // The pages of the program and of the C library are everyone's; what is its own is mostly what the
+    // loader relocates in a program that also is everything else: 0.9 MiB in a development build.
+    assert!(own < 1500, "{own} KiB\n{status}");
     lab.stop(0, 1).await;
     lab.must_be_clean();
 }
