@@ -1,10 +1,11 @@
-//! Target on the messages of the control plane, and on statements.
+//! Targets on the messages of the control plane, on statements, and on what is said at joining.
 
 use std::fmt::Debug;
 
 use weald_proto::codec::Message;
 use weald_proto::control::{ClusterToRoot, ClusterToWorker, RootToCluster, WorkerToCluster};
-use weald_proto::session::{ClusterToNet, NetToCluster};
+use weald_proto::join::{JoinRequest, JoinResponse};
+use weald_proto::session::{ClusterToNet, NetToCluster, PeerToPeer};
 use weald_proto::statement::Statement;
 
 /// The first byte says of which kind the message behind it is. No bytes panic, and what is read is
@@ -16,14 +17,30 @@ pub fn control(bytes: &[u8]) {
     let Some((kind, message)) = bytes.split_first() else {
         return;
     };
-    match kind % 7 {
+    match kind % 8 {
         0 => again::<ClusterToRoot>(message),
         1 => again::<RootToCluster>(message),
         2 => again::<WorkerToCluster>(message),
         3 => again::<ClusterToWorker>(message),
         4 => again::<NetToCluster>(message),
         5 => again::<ClusterToNet>(message),
-        _ => again::<Statement>(message),
+        6 => again::<Statement>(message),
+        _ => again::<PeerToPeer>(message),
+    }
+}
+
+/// What is said at the port where others join, before anybody is known: a request by an even first
+/// byte, an answer by an odd one.
+///
+/// # Panics
+/// As [`control`].
+pub fn join(bytes: &[u8]) {
+    let Some((kind, message)) = bytes.split_first() else {
+        return;
+    };
+    match kind % 2 {
+        0 => again::<JoinRequest>(message),
+        _ => again::<JoinResponse>(message),
     }
 }
 

@@ -11,7 +11,7 @@ use netmanager_core::vnet::{VNET_HEADER_LEN, VnetHeader};
 use weald_proto::addr::{Dual, Pools};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName, Zone};
-use weald_proto::table::{InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
+use weald_proto::table::{AcceptPolicy, InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
 
 /// Most flows that the target's data plane may hold.
 const MAX_FLOWS: usize = 8;
@@ -111,6 +111,10 @@ impl Plane {
         let to = match verdict {
             Verdict::Deliver => Host::Local,
             Verdict::Forward(peer) => Host::Peer(peer),
+            Verdict::Stream(_) | Verdict::Await(_) => {
+                assert_eq!((self.dropped(), &rewritten[..]), (before, packet));
+                return;
+            }
             Verdict::Drop(_) | Verdict::Reject(_) => {
                 assert_eq!(self.dropped(), before + 1);
                 assert_eq!(rewritten, packet);
@@ -161,6 +165,7 @@ fn shop() -> Option<Table> {
             round_robin: dual([10, 30, 8, number], 0x2000 + u16::from(number)),
             closest: dual([10, 30, 8, number + 1], 0x1000 + u16::from(number)),
             lane: LanePolicy::Auto,
+            accept: AcceptPolicy::Late,
         });
     }
     Some(table)

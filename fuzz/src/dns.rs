@@ -9,7 +9,7 @@ use netmanager_core::table::{Nodes, Snapshot};
 use weald_proto::addr::Dual;
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName, Zone};
-use weald_proto::table::{InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
+use weald_proto::table::{AcceptPolicy, InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
 
 /// The caller of every query: an instance of `shop.prod.web.prod`.
 const CALLER: Caller = Caller {
@@ -116,6 +116,7 @@ fn snapshot() -> Option<Snapshot> {
             round_robin: dual("10.30.8.1", "fdff:2000::1"),
             closest: dual("10.30.9.1", "fdff:1000::1"),
             lane: LanePolicy::Auto,
+            accept: AcceptPolicy::Late,
         }],
         instances: vec![InstanceRow {
             id: InstanceId { service, number: 0 },

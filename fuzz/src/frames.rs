@@ -1,7 +1,7 @@
 //! Target on what stands beside QUIC on the data socket, and on the layouts of chunks.
 
 use weald_proto::chunk::{ChunkHeader, DatagramKind, split_batch};
-use weald_proto::frame::{FrameKind, Probe, RelayHeader};
+use weald_proto::frame::{FrameKind, Knock, Knocked, Probe, RelayHeader};
 
 /// One UDP datagram, read as each of the frames; what is read is written and read again.
 ///
@@ -18,6 +18,18 @@ pub fn frames(data: &[u8]) {
         assert_eq!(kind, FrameKind::RelayData);
         assert_eq!(header.encode()[..15], data[..15]);
         assert_eq!(RelayHeader::decode(&header.encode()), Some(header));
+    }
+    if let Some(header) = RelayHeader::decode_observe(data) {
+        assert_eq!(kind, FrameKind::RelayQuestion);
+        let again = RelayHeader::encode_observe(header.link);
+        assert_eq!(again[..5], data[..5]);
+    }
+    if let Some(knock) = Knock::decode(data) {
+        assert_eq!(kind, FrameKind::RelayKnock);
+        assert_eq!(Knock::decode(&knock.encode(data.len())), Some(knock));
+    }
+    if let Some(answer) = Knocked::decode(data) {
+        assert_eq!(Knocked::decode(&answer.encode()), Some(answer));
     }
     if let Some(kind) = DatagramKind::of(data) {
         assert_eq!(data.first(), Some(&kind.first_byte()));

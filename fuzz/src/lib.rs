@@ -10,17 +10,23 @@ mod control;
 mod dataplane;
 mod dns;
 mod frames;
+mod lane;
 mod packet;
+mod portmap;
+mod proxy;
 mod relay;
 mod token;
 
 pub use chunks::chunks;
-pub use control::control;
+pub use control::{control, join};
 pub use dataplane::dataplane;
 pub use dns::{dns_query, dns_reply};
 pub use frames::frames;
+pub use lane::lane_hello;
 pub use packet::packet;
-pub use relay::{relay, relay_messages};
+pub use portmap::portmap;
+pub use proxy::{connect, socks5};
+pub use relay::{relay, relay_datagrams, relay_messages};
 pub use token::token;
 
 /// A function that must take any bytes.
@@ -34,10 +40,16 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("frames", frames),
     ("relay", relay),
     ("relay_messages", relay_messages),
+    ("relay_datagrams", relay_datagrams),
     ("token", token),
     ("control", control),
+    ("portmap", portmap),
+    ("join", join),
+    ("lane_hello", lane_hello),
     ("dns_query", dns_query),
     ("dns_reply", dns_reply),
+    ("socks5", socks5),
+    ("connect", connect),
 ];
 
 /// One input of the corpus.

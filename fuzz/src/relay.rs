@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use netmanager_core::relay::{Registration, Relay, RelayCounters};
 use netmanager_core::seal::{SealKey, Sealer};
+use weald_proto::datagram::{self, Datagrams};
 use weald_proto::frame::RelayHeader;
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::relay::{MAX_MESSAGE_LEN, NodeMessage, RelayMessage};
@@ -14,6 +15,20 @@ use weald_proto::stream::{Deframer, LENGTH_LEN};
 const NODES: u8 = 6;
 /// Steps of one input: more say nothing new.
 const MAX_STEPS: usize = 512;
+
+/// Datagrams on a stream: no bytes panic, and what is read is written as it stood.
+///
+/// # Panics
+/// If it is not.
+pub fn relay_datagrams(bytes: &[u8]) {
+    let mut datagrams = Datagrams::default();
+    datagrams.feed(bytes);
+    let mut again = Vec::new();
+    while let Ok(Some(one)) = datagrams.next_datagram() {
+        assert_eq!(datagram::append(&mut again, one), Ok(()));
+    }
+    assert!(bytes.starts_with(&again));
+}
 
 /// A stream in either direction: no bytes panic, and what is read is read again from what it is
 /// written as.

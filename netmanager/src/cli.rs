@@ -5,6 +5,7 @@
 //! everything else to standard error.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -19,13 +20,17 @@ pub mod pki;
 pub mod relay;
 
 mod attach;
+mod bench;
 mod daemon;
 mod dig;
 mod failure;
+mod netcheck;
 mod ping;
 mod run;
 mod show;
 mod table;
+mod userspace;
+mod why;
 
 #[cfg(test)]
 mod tests;
@@ -77,7 +82,7 @@ struct Options {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon: make the overlay and carry its packets until stopped
-    Up,
+    Up(UpArgs),
     /// Stop the daemon and remove the overlay from this host, instances' namespaces too
     Down,
     /// Run a program in an instance's namespace
@@ -92,16 +97,36 @@ enum Command {
     Status,
     /// Show the other nodes and the paths to them
     Peers,
+    /// Show why a peer is reached the way it is: what was tried, what is in the way of a direct path
+    Why(WhyArgs),
+    /// Show what the network around this host lets through: its NATs, UDP, IPv6, MTU, relays
+    Netcheck,
     /// Show the open flows
     Flows(FlowsArgs),
     /// Send ICMP echos through the overlay, and show who answers over which path
     Ping(PingArgs),
     /// Show what a name means, what each policy would pick now, and why
     Dig(DigArgs),
+    /// Measure how fast the way to a peer is and what it costs, or compare two measurements
+    ///
+    /// The load goes between the two nodes' overlay addresses. The peer's configuration must say
+    /// `[bench] respond = true`; with `bare = true` the bare path is measured as well.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Bench(BenchArgs),
     /// Make certificates without a control plane
     Pki(pki::PkiArgs),
     /// Run a relay, or show how a running one is
     Relay(relay::RelayArgs),
+}
+
+#[derive(Debug, Args)]
+struct UpArgs {
+    /// A TCP address of loopback, as in 127.0.0.1:9103, where Prometheus reads figures under
+    /// /metrics; without it there are none
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    userspace: userspace::UserspaceArgs,
 }
 
 #[derive(Debug, Args)]
@@ -159,12 +184,21 @@ struct FlowsArgs {
 }
 
 #[derive(Debug, Args)]
+struct WhyArgs {
+    /// The peer, as cluster/name, or its name alone if only one peer has it
+    peer: String,
+}
+
+#[derive(Debug, Args)]
 struct PingArgs {
     /// A semantic name
     name: String,
     /// How many echos to send
     #[arg(short = 'c', long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     count: u16,
+    /// Stop as soon as a reply has come over a direct path, and fail if none does
+    #[arg(long)]
+    until_direct: bool,
     /// Use IPv6
     #[arg(short = '6', long)]
     ipv6: bool,
@@ -183,6 +217,48 @@ struct DigArgs {
     /// Ask on behalf of this local instance, whose application the short form means
     #[arg(long, value_name = "INSTANCE")]
     from: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct BenchArgs {
+    /// The peer, as cluster/name or its name alone; or a semantic name, for the node of the instance
+    /// that it leads to now
+    #[arg(required = true)]
+    target: Option<String>,
+    /// How often everything is measured; `compare` wants four at least
+    #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Seconds that each load lasts; a round takes about thirty times as long
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    time: f64,
+    /// Only these parts, separated by commas
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Write a page with plots to this file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Leave the bare path out
+    #[arg(long)]
+    no_bare: bool,
+    #[command(subcommand)]
+    command: Option<BenchCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// Show whether the second of two measurements, kept with --json, is faster than the first
+    Compare(CompareArgs),
+}
+
+#[derive(Debug, Args)]
+struct CompareArgs {
+    /// The first measurement, as --json prints it
+    first: PathBuf,
+    /// The second
+    second: PathBuf,
+    /// What the draws of rounds begin with
+    #[arg(long, value_name = "NUMBER", default_value_t = bench::SEED)]
+    seed: u64,
 }
 
 /// Reads a number of seconds from 0.01 to an hour.
@@ -212,7 +288,7 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: &Cli) -> Result<(), Failure> {
     let options = &cli.options;
     match &cli.command {
-        Command::Up => daemon::up(options),
+        Command::Up(args) => daemon::up(options, args),
         Command::Down => daemon::down(options),
         Command::Run(args) => run::run(options, args),
         Command::Attach(args) => attach::attach(options, args),
@@ -220,9 +296,12 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Command::Attached => attach::list(options),
         Command::Status => show::status(options),
         Command::Peers => show::peers(options),
+        Command::Why(args) => why::why(options, &args.peer),
+        Command::Netcheck => netcheck::netcheck(options),
         Command::Flows(args) => show::flows(options, args),
         Command::Ping(args) => ping::ping(options, args),
         Command::Dig(args) => dig::dig(options, args),
+        Command::Bench(args) => bench::bench(options, args),
         Command::Pki(args) => Ok(pki::run(args.clone(), options.json)?),
         Command::Relay(args) => {
             daemon::start_logging(&options.log)?;

@@ -9,7 +9,9 @@ mod net;
 mod table_file;
 
 pub use document::{ConfigError, ConfigErrors, read_file};
-pub use net::{DnsConfig, NetConfig, OverlayConfig, PkiConfig, RowSource};
+pub use net::{
+    BenchConfig, DnsConfig, NetConfig, OverlayConfig, PathsConfig, PkiConfig, RowSource,
+};
 pub use table_file::{load_table, parse_table};
 
 /// Where `netmanager` looks for its configuration unless told otherwise.

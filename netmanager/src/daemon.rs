@@ -1,9 +1,11 @@
 //! The daemon: puts everything together, keeps it in step with the table, and takes it down.
 //!
-//! Order of the start: state, identity, table, overlay, data socket, packet thread, names, API.
+//! Order of the start: state, identity, table, ground, data socket, packet thread, names, API.
 //! Only then is it ready. From there the calling thread waits for events: the table's file has
 //! changed, the set of active peers has changed, a signal. The packet thread is a plain thread;
 //! names and the API run on a small tokio runtime, which no packet ever waits for.
+//!
+//! The ground is an overlay namespace with a TUN, or userspace mode (`ground`).
 //!
 //! Stopping leaves the overlay in place, with `unreachable` routes instead of the TUN, so that
 //! instances live on and nothing leaves unencrypted; `Overlay::down` is what removes it.
@@ -17,8 +19,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use netmanager_core::dns::{ClientLimits, TableStatus};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::runtime::Runtime;
+use weald_metrics::{Bound, Port};
 use weald_proto::id::NodeId;
 use weald_proto::name::ApplicationName;
 
@@ -28,14 +32,20 @@ use crate::api::{About, ApiContext};
 use crate::config::{NetConfig, RowSource};
 use crate::dns_server::{DnsCounters, DnsServer, upstreams_of};
 use crate::driver::{Heard, RunningDriver};
-use crate::env::{EnvConfig, Overlay};
-use crate::socket::DataSocket;
+use crate::env::EnvConfig;
+use crate::socket::{Batching, DataSocket};
 use crate::state::StateDir;
+use crate::userspace::{Bound as Doors, UserspaceConfig};
 
 mod addresses;
+mod bench;
+mod certificate;
+mod ground;
 mod hosting;
 mod identified;
+mod links;
 mod packets;
+mod ports;
 mod rows_source;
 mod session;
 mod signals;
@@ -47,7 +57,10 @@ mod tests;
 
 pub use identified::Identified;
 
+use bench::Benches;
+use ground::Ground;
 use hosting::HostHandle;
+use ports::Ports;
 use session::ClusterSession;
 use table_keeper::{Candidate, TableKeeper};
 
@@ -63,6 +76,9 @@ const MAX_EVENTS_AT_ONCE: usize = 256;
 /// How long names and the API may take to end.
 const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Open files that the daemon asks for.
+const DESCRIPTORS: u64 = 1 << 18;
+
 /// Where the host's resolvers are named.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -77,6 +93,12 @@ pub struct Ready {
     pub overlay: String,
     /// Where the API answers.
     pub socket: PathBuf,
+    /// Where figures are read; none unless that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
+    /// What programs connect to in userspace mode; none with a TUN.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userspace: Option<Doors>,
     /// How long the start took.
     pub start_ms: u64,
 }
@@ -98,15 +120,21 @@ enum Event {
     Stop,
 }
 
-/// Runs the daemon until a signal stops it, and calls `on_ready` when it is up.
+/// Runs the daemon until a signal stops it, and calls `on_ready` when it is up. Figures are served
+/// at `metrics`, a TCP address of loopback, if there is one. With `userspace` it needs no
+/// privileges, and makes no namespace and no TUN.
 ///
 /// # Errors
 /// It cannot start, or the packet thread is gone. What was started is stopped again.
 pub fn run(
     config: NetConfig,
+    metrics: Option<SocketAddr>,
+    userspace: Option<UserspaceConfig>,
     on_ready: impl FnOnce(&Ready) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
+    let metrics = metrics.map(Bound::take).transpose()?;
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()
@@ -114,10 +142,28 @@ pub fn run(
         .context("cannot start the runtime")?;
     let (events, inbox) = mpsc::channel();
     signals::watch(&runtime, &events)?;
-    let daemon = Daemon::start(config, &runtime, &events, started)?;
+    let mut daemon = Daemon::start(config, userspace, &runtime, &events, started)?;
+    daemon.serve_figures(&runtime, metrics)?;
     let result = on_ready(&daemon.ready(started)).and_then(|()| daemon.run(&inbox));
     runtime.shutdown_timeout(RUNTIME_STOP_TIMEOUT);
     result
+}
+
+/// Asks for as many descriptors as there may be: every connection of the L4 lane has one, and the
+/// usual 1024 are for programs that use `select`.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = |maximum| Rlimit {
+        current: maximum,
+        maximum,
+    };
+    let wanted = limit.maximum.map(|most| most.max(DESCRIPTORS));
+    // More than the present maximum is for the privileged.
+    let result = setrlimit(Resource::Nofile, raised(wanted))
+        .or_else(|_| setrlimit(Resource::Nofile, raised(limit.maximum)));
+    if let Err(error) = result {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Everything that runs.
@@ -127,15 +173,22 @@ struct Daemon {
     identified: Identified,
     keeper: TableKeeper,
     session: ClusterSession,
+    benches: Benches,
     names: Option<DnsServer>,
-    overlay: Overlay,
+    ground: Ground,
     packets: RunningDriver,
+    /// None if no router is asked for a port.
+    ports: Option<Ports>,
     listen: SocketAddr,
+    /// What the API answers from, once it does.
+    context: Option<Arc<ApiContext>>,
+    figures: Option<Port>,
 }
 
 impl Daemon {
     fn start(
         config: NetConfig,
+        userspace: Option<UserspaceConfig>,
         runtime: &Runtime,
         events: &Sender<Event>,
         started: Instant,
@@ -151,22 +204,41 @@ impl Daemon {
                 TableKeeper::from_cluster(state, &identified.node, credentials, from)
             }
         };
-        let env = env_config(&config, &identified, &keeper.candidate_in_use())?;
-        let overlay = Overlay::up(env).context("cannot make the overlay")?;
-        let socket = DataSocket::bind(config.listen)?;
+        let (ground, footing) = Ground::make(&config, userspace, &identified, &keeper)?;
+        let batching = Batching {
+            gso: config.data_plane.udp_gso,
+            gro: config.data_plane.udp_gro,
+        };
+        let socket = DataSocket::bind(config.listen, batching)?;
         let listen = socket.local_address()?;
-        let packets = packets::start(&config, &identified, &keeper, &overlay, socket, events)?;
+        let packets = packets::start(&config, &identified, &keeper, footing, socket, events)?;
+        // Without punching, peers are told no addresses.
+        let maps = config.paths.port_mapping && config.paths.punch;
+        let ports = || {
+            let (table, packets) = (keeper.snapshot(), packets.handle().clone());
+            Ports::start(listen, keeper.reset_key()?, table, packets)
+        };
+        let ports = maps.then(ports).transpose()?;
         let mut daemon = Self {
             config,
             identified,
             keeper,
             session: ClusterSession::default(),
+            benches: Benches::default(),
             names: None,
-            overlay,
+            ground,
             packets,
+            ports,
             listen,
+            context: None,
+            figures: None,
         };
+        let handle = daemon.packets.handle();
+        daemon.ground.start(&daemon.keeper, handle, events)?;
         daemon.serve(runtime, events, started)?;
+        let (table, packets) = (daemon.keeper.snapshot(), daemon.packets.handle().clone());
+        let ports = daemon.ports.as_ref().map(|ports| ports.handle().clone());
+        links::watch(listen, table, packets, ports)?;
         if let RowSource::File(file) = &daemon.config.source {
             watch::watch(runtime, file, events);
         }
@@ -195,12 +267,26 @@ impl Daemon {
             table: self.keeper.report(),
             cluster: matches!(self.config.source, RowSource::Cluster(_))
                 .then(|| self.session.report()),
+            gateways: self.ports.as_ref().map(Ports::reports),
             inspector: Arc::new(self.packets.handle().clone()),
             host: Arc::new(HostHandle(events.clone())),
             names,
-            nft: Some(Arc::new(self.overlay.nft_counters()?)),
+            nft: self.ground.nft_counters()?,
+            userspace: self.ground.userspace().cloned(),
         };
-        runtime.spawn(server.serve(Arc::new(context)));
+        let context = Arc::new(context);
+        self.context = Some(Arc::clone(&context));
+        runtime.spawn(server.serve(context));
+        Ok(())
+    }
+
+    fn serve_figures(&mut self, runtime: &Runtime, metrics: Option<Bound>) -> anyhow::Result<()> {
+        let Some((bound, context)) = metrics.zip(self.context.clone()) else {
+            return Ok(());
+        };
+        let runtime = runtime.handle().clone();
+        let port = bound.serve(move || Some(runtime.block_on(context.figures())))?;
+        self.figures = Some(port);
         Ok(())
     }
 
@@ -210,7 +296,9 @@ impl Daemon {
         counters: &Arc<DnsCounters>,
         events: &Sender<Event>,
     ) -> anyhow::Result<()> {
-        let sockets = self.overlay.dns_sockets()?;
+        let Some(sockets) = self.ground.dns_sockets()? else {
+            return Ok(());
+        };
         let server = DnsServer::new(
             self.keeper.snapshot(),
             upstreams(&self.config),
@@ -241,6 +329,8 @@ impl Daemon {
             node: self.identified.node.to_string(),
             overlay: self.identified.overlay.to_string(),
             socket: self.config.socket.clone(),
+            metrics: self.figures.as_ref().map(Port::address),
+            userspace: self.ground.userspace().map(|it| it.bound().clone()),
             start_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -249,7 +339,9 @@ impl Daemon {
     fn run(mut self, inbox: &Receiver<Event>) -> anyhow::Result<()> {
         tracing::info!("ready");
         let result = loop {
-            let wait = self.waiting_deadline().map_or(CARE_INTERVAL, |at| {
+            let due = self.waiting_deadline().into_iter();
+            let due = due.chain(self.bench_deadline()).min();
+            let wait = due.map_or(CARE_INTERVAL, |at| {
                 at.saturating_duration_since(Instant::now())
                     .min(CARE_INTERVAL)
             });
@@ -264,11 +356,19 @@ impl Daemon {
                 break Ok(());
             }
             self.settle();
+            self.handle_bench_timeouts(Instant::now());
             if self.packets.is_finished() {
                 break Err(anyhow::anyhow!("the packet thread has ended by itself"));
             }
+            if self.ground.is_finished() {
+                break Err(anyhow::anyhow!("the netstack thread has ended by itself"));
+            }
         };
-        tracing::info!("stopping; the overlay stays, `netmanager down` removes it");
+        // First, so that nobody is led here any more when nobody is here.
+        if let Some(ports) = self.ports {
+            ports.end();
+        }
+        self.ground.stop();
         self.packets.shutdown();
         result
     }
@@ -313,8 +413,8 @@ impl Daemon {
     }
 
     fn update_overlay(&mut self, candidate: &Candidate) -> anyhow::Result<()> {
-        let env = env_config(&self.config, &self.identified, candidate)?;
-        self.overlay.update(env)
+        self.ground
+            .update(&self.config, &self.identified, candidate)
     }
 
     fn use_table(&mut self, candidate: Candidate) {
@@ -323,6 +423,7 @@ impl Daemon {
         if let Some(names) = &self.names {
             names.note_table();
         }
+        self.ground.follow(&snapshot);
         if self.packets.handle().set_table(snapshot).is_ok() {
             tracing::info!(epoch = self.keeper.epoch(), "the table has changed");
         }

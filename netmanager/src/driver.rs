@@ -20,6 +20,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use netmanager_core::dataplane::{DataPlane, FlowLimits};
+use netmanager_core::peer::budget::ProbeBudget;
+use netmanager_core::peer::candidates::Surroundings;
+use netmanager_core::peer::punch::PunchLimits;
+use netmanager_core::rate::Bucket;
 use netmanager_core::table::{PeerId, Snapshot};
 use netmanager_core::verdict::Counters;
 use quinn_proto::Endpoint;
@@ -27,33 +31,45 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use weald_proto::id::NodeId;
 use weald_trust::tls::{self, Credentials};
 
+use crate::device::Device;
 use crate::quic::{self, CurrentSlot, Slot, VirtualAddresses};
 use crate::socket::{DataSocket, ReceiveBuffers};
-use crate::tun::Tun;
 
+mod carriers;
+mod choices;
 mod cluster;
 mod dial;
 mod drive;
+mod extra;
+mod fast;
 mod handle;
 mod inbound;
 mod inspect;
 mod io;
+mod lane;
 mod packets;
 mod peers;
 mod pool;
+mod punching;
+mod queue;
 mod relays;
 mod session;
 mod showing;
 mod talk;
 mod transmit;
+mod tunnels;
+mod unmeasured;
 
+pub use self::choices::ChoiceFile;
 pub use self::cluster::Heard;
 pub use self::handle::DriverHandle;
+pub use self::lane::LaneSockets;
 
 use self::cluster::ClusterLink;
-use self::drive::CloseCode;
+use self::fast::Fast;
 use self::handle::Command;
 use self::io::Io;
+use self::lane::Lane;
 use self::peers::PeerEntry;
 use self::pool::BufferPool;
 use self::relays::RelayEntry;
@@ -63,8 +79,6 @@ use self::session::Sessions;
 const TUN_BUFFER_BYTES: usize = 65_535 + 64;
 /// The longest sleep, so that a timer that was forgotten shows as a delay and not as a hang.
 const MAX_SLEEP: Duration = Duration::from_secs(5);
-/// How long the end of the sessions may take to be sent at shutdown.
-const SHUTDOWN_ROUNDS: usize = 3;
 
 /// What the packet thread needs to start.
 pub struct DriverConfig {
@@ -72,8 +86,8 @@ pub struct DriverConfig {
     pub credentials: Arc<Credentials>,
     /// The bound data socket.
     pub socket: DataSocket,
-    /// The overlay's TUN.
-    pub tun: Tun,
+    /// The overlay's TUN, or what stands in its place.
+    pub tun: Device,
     /// The table to start with.
     pub table: Arc<Snapshot>,
     /// The kept key of stateless resets: peers learn of a restart by them.
@@ -88,8 +102,20 @@ pub struct DriverConfig {
     pub relay_token: Option<Vec<u8>>,
     /// What peers are shown, each message behind its length; empty without a cluster.
     pub shown: Vec<u8>,
+    /// Whether direct ways are opened through NATs, and how hard.
+    pub punch: PunchLimits,
+    /// After how long sessions that nobody uses are closed.
+    pub idle_teardown: Duration,
+    /// Addresses of this node that the operator has named.
+    pub advertise: Vec<SocketAddr>,
     /// Told what the cluster says, and what peers show.
     pub heard: Box<dyn Fn(Heard) + Send>,
+    /// Where connections of the L4 lane end.
+    pub lane: LaneSockets,
+    /// Whether TCP goes in sealed frames beside QUIC to peers that have it as well.
+    pub fast_lane: bool,
+    /// Where it is kept over a restart where connections to services go.
+    pub choices: ChoiceFile,
 }
 
 impl std::fmt::Debug for DriverConfig {
@@ -154,6 +180,9 @@ struct Ready {
     socket: bool,
     tun: bool,
     commands: bool,
+    lane: bool,
+    extra: bool,
+    tunnels: bool,
 }
 
 /// The state of the packet thread.
@@ -172,6 +201,8 @@ struct Driver {
     credentials: Arc<Credentials>,
     sessions: Sessions,
     touched: BTreeSet<Slot>,
+    /// Peers that connections waited for and that are measured now.
+    measured: BTreeSet<PeerId>,
 
     peers: BTreeMap<PeerId, PeerEntry>,
     relays: Vec<RelayEntry>,
@@ -184,9 +215,29 @@ struct Driver {
     on_peers: Box<dyn Fn(Vec<NodeId>) + Send>,
     told_peers: Vec<NodeId>,
 
+    lane: Lane,
+    choices: ChoiceFile,
+    /// For connections of the L4 lane that others dial.
+    lane_server: quinn_proto::ServerConfig,
+    fast: Fast,
+
     table: Arc<Snapshot>,
     plane: DataPlane,
     counters: Counters,
+    surroundings: Surroundings,
+    /// Observers have said something that peers have not been told.
+    has_untold: bool,
+    /// How often it was asked of late whether the NAT has forgotten its ports.
+    doubts: Bucket,
+    punch_limits: PunchLimits,
+    probe_budget: ProbeBudget,
+    idle_teardown: Duration,
+    /// Hops after which opening probes die: one beyond the NATs of this site.
+    opening_hops: u8,
+    /// The socket of a spray that is being read.
+    arrived_on: Option<extra::Key>,
+    /// What is being read has come over TCP.
+    arrived_over_tcp: bool,
     /// Handshakes of strangers that came to nothing.
     refused_handshakes: u64,
 
@@ -195,6 +246,22 @@ struct Driver {
     now: Instant,
     seed: u64,
     stopping: bool,
+}
+
+/// Waits for descriptors: data socket, TUN, commands, the lane, those of sprays, TCP to relays.
+fn ready_of(mut fds: [PollFd<'_>; 6], timeout: &Timespec) -> Ready {
+    // After EINTR and the like: look at everything.
+    let failed = poll(&mut fds, Some(timeout)).is_err();
+    let [socket, tun, commands, lane, extra, tunnels] =
+        fds.map(|fd| failed || !fd.revents().is_empty());
+    Ready {
+        socket,
+        tun,
+        commands,
+        lane,
+        extra,
+        tunnels,
+    }
 }
 
 impl Driver {
@@ -206,13 +273,28 @@ impl Driver {
         let current_slot = CurrentSlot::new();
         let crypto = config.credentials.server_config(&[tls::PEER_ALPN])?;
         let server = Arc::new(quic::server_config(crypto));
+        let crypto = config.credentials.server_config(&[quic::LANE_ALPN])?;
+        let lane_server = quic::lane_server_config(crypto);
+        let fast = Fast::new(if config.fast_lane {
+            let alpn = &[quic::agreement::FAST_ALPN];
+            let crypto = config.credentials.server_config(alpn)?;
+            Some(quic::agreement::server_config(crypto))
+        } else {
+            None
+        });
         let endpoint_config = Arc::new(quic::endpoint_config(&config.reset_key, &current_slot));
         let mut seed = [0; 8];
         aws_lc_rs::rand::fill(&mut seed).map_err(|_| anyhow::anyhow!("no randomness"))?;
         let seed = u64::from_ne_bytes(seed);
         let now = Instant::now();
+        let plane = DataPlane::new(FlowLimits::default(), seed);
+        let plane = if config.lane.has_stack() {
+            plane
+        } else {
+            plane.without_stack()
+        };
         let mut driver = Self {
-            io: Io::new(config.socket, config.tun),
+            io: Io::new(config.socket, config.tun)?,
             receive_buffers: ReceiveBuffers::new(),
             tun_buffer: vec![0; TUN_BUFFER_BYTES],
             batch: Vec::new(),
@@ -225,6 +307,7 @@ impl Driver {
             credentials: config.credentials,
             sessions: Sessions::default(),
             touched: BTreeSet::new(),
+            measured: BTreeSet::new(),
             peers: BTreeMap::new(),
             relays: Vec::new(),
             next_relay: 0,
@@ -237,9 +320,22 @@ impl Driver {
             heard: config.heard,
             on_peers: config.on_peers,
             told_peers: Vec::new(),
+            lane: Lane::new(config.lane)?,
+            choices: config.choices,
+            lane_server,
+            fast,
             table: Arc::clone(&config.table),
-            plane: DataPlane::new(FlowLimits::default(), seed),
+            plane,
             counters: Counters::default(),
+            surroundings: Surroundings::default(),
+            has_untold: false,
+            doubts: Bucket::default(),
+            punch_limits: config.punch,
+            probe_budget: ProbeBudget::default(),
+            idle_teardown: config.idle_teardown,
+            opening_hops: punching::OPENING_HOPS,
+            arrived_on: None,
+            arrived_over_tcp: false,
             refused_handshakes: 0,
             commands,
             wake,
@@ -247,6 +343,8 @@ impl Driver {
             seed,
             stopping: false,
         };
+        driver.restore_choices();
+        driver.surroundings.set_configured(config.advertise);
         driver.set_table(config.table);
         let known: Vec<PeerId> = driver
             .peers
@@ -273,14 +371,25 @@ impl Driver {
             if ready.socket {
                 self.receive();
             }
+            if ready.extra {
+                self.receive_extra();
+            }
+            if ready.tunnels {
+                self.receive_tunnels();
+            }
             if ready.tun {
                 self.read_tun();
+            }
+            if ready.lane {
+                self.handle_lane_sockets();
             }
             if ready.commands {
                 self.handle_commands();
             }
             self.handle_timeouts();
             self.drive_touched();
+            self.decide_measured();
+            self.flush_tunnels();
         }
         self.end_sessions();
     }
@@ -291,7 +400,8 @@ impl Driver {
             .deadline()
             .map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = due.unwrap_or(MAX_SLEEP).min(MAX_SLEEP);
-        let timeout = if self.touched.is_empty() {
+        let is_idle = self.touched.is_empty() && self.measured.is_empty();
+        let timeout = if is_idle && !self.lane.has_more() {
             timeout
         } else {
             Duration::ZERO
@@ -301,38 +411,30 @@ impl Driver {
         } else {
             PollFlags::IN | PollFlags::OUT
         };
-        let mut fds = [
+        let fds = [
             PollFd::from_borrowed_fd(self.io.socket.as_fd(), socket_events),
             PollFd::from_borrowed_fd(self.io.tun.as_fd(), PollFlags::IN),
             PollFd::new(&*self.wake, PollFlags::IN),
+            PollFd::new(self.lane.descriptor(), PollFlags::IN),
+            PollFd::new(self.io.extra.descriptor(), PollFlags::IN),
+            PollFd::new(self.io.tunnels.descriptor(), PollFlags::IN),
         ];
         let timeout = Timespec {
             tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
         };
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) => {
-                let [socket, tun, commands] = fds.map(|fd| !fd.revents().is_empty());
-                Ready {
-                    socket,
-                    tun,
-                    commands,
-                }
-            }
-            // EINTR and the like: look at everything.
-            Err(_) => Ready {
-                socket: true,
-                tun: true,
-                commands: true,
-            },
-        }
+        ready_of(fds, &timeout)
     }
 
     fn deadline(&mut self) -> Option<Instant> {
         let sessions = self.sessions.deadline();
         let plane = self.plane.poll_timeout().map(|(at, _)| at);
-        let links = [self.relay_deadline(), self.cluster_deadline()];
-        [sessions, plane, self.peer_deadline()]
+        let lane = self.lane_deadline();
+        let relays = [self.relay_deadline(), self.carrier_deadline()];
+        let links = [self.cluster_deadline(), lane, self.fast_deadline()];
+        let links = links.into_iter().chain(relays);
+        let observers = self.surroundings.poll_timeout();
+        [sessions, plane, self.peer_deadline(), observers]
             .into_iter()
             .chain(links)
             .flatten()
@@ -342,8 +444,12 @@ impl Driver {
     fn handle_timeouts(&mut self) {
         self.handle_session_timeouts();
         self.handle_peer_timeouts();
+        self.handle_carrier_timeouts();
         self.handle_relay_timeouts();
         self.handle_cluster_timeouts();
+        self.handle_observer_timeouts();
+        self.handle_lane_timeouts();
+        self.handle_fast_timeouts();
         if self
             .plane
             .poll_timeout()
@@ -355,10 +461,16 @@ impl Driver {
     }
 
     fn set_table(&mut self, table: Arc<Snapshot>) {
+        let other_pools = self.table.pools() != table.pools();
         self.table = Arc::clone(&table);
         self.plane.set_table(table, self.now);
+        self.check_published();
         self.update_relays();
         self.update_peers();
+        if other_pools {
+            // Which addresses of peers are the overlay's own is not as it was.
+            self.tell_surroundings();
+        }
         self.seat_guests();
         self.poll_plane();
     }
@@ -376,24 +488,5 @@ impl Driver {
             self.told_peers.clone_from(&up);
             (self.on_peers)(up);
         }
-    }
-
-    /// Says good-bye on every session, so that peers need not wait for silence.
-    fn end_sessions(&mut self) {
-        for slot in self.sessions.slots() {
-            self.close(slot, CloseCode::Shutdown);
-        }
-        for _ in 0..SHUTDOWN_ROUNDS {
-            self.drive_touched();
-            self.io.flush();
-        }
-    }
-
-    fn next_seed(&mut self) -> u64 {
-        self.seed = self
-            .seed
-            .wrapping_mul(0x5851_f42d_4c95_7f2d)
-            .wrapping_add(1);
-        self.seed
     }
 }

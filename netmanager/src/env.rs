@@ -31,6 +31,7 @@ pub mod item;
 pub mod plan;
 
 mod desired;
+mod gateways;
 mod rules;
 
 mod kernel;
@@ -43,6 +44,7 @@ mod state;
 mod run;
 
 pub use config::{EnvConfig, EnvError, InstanceEnv};
+pub use gateways::default_gateways;
 pub use plan::{Observed, Plan, Step};
 pub use run::run_in_instance;
 
@@ -155,6 +157,7 @@ impl Overlay {
         }
         let observed = observe::observe(&mut kernel, name, None, state.as_ref())?;
         kernel.apply_all(&plan::plan_down(&observed))?;
+        namespace::clear_leftover(name.as_str()).context("cannot remove what a namespace left")?;
         Ok(State::clear(name)?)
     }
 
@@ -172,8 +175,28 @@ impl Overlay {
         let tun = self
             .inside(|| Tun::open(TUN_DEVICE, INNER_MTU, offloads))
             .context("cannot make the TUN device")?;
+        let mut netlink = self.inside(netlink::Netlink::open_here)?;
+        let bounded = netlink.set_up(TUN_DEVICE, INNER_MTU);
+        bounded.with_context(|| format!("could not bound the super-packets of {TUN_DEVICE}"))?;
         self.route_pools_to_tun(&self.config)?;
+        self.give_tun_the_stack()?;
         Ok(tun)
+    }
+
+    /// Where the daemon keeps what its connections need after a restart; it goes with the overlay.
+    #[must_use]
+    pub fn connections_path(&self) -> PathBuf {
+        config::state_dir(&self.config.name).join(state::CONNECTIONS_FILE)
+    }
+
+    /// Gives the TUN the addresses at which connections of the L4 lane end; they go when it goes.
+    fn give_tun_the_stack(&self) -> anyhow::Result<()> {
+        let mut netlink = self.inside(netlink::Netlink::open_here)?;
+        for address in desired::stack_addresses() {
+            let added = netlink.add_address(TUN_DEVICE, address);
+            added.with_context(|| format!("could not give {TUN_DEVICE} {address}"))?;
+        }
+        Ok(())
     }
 
     fn route_pools_to_tun(&self, config: &EnvConfig) -> anyhow::Result<()> {
@@ -229,6 +252,20 @@ impl Overlay {
             host: self.host.try_clone()?,
             namespace: self.namespace.try_clone()?,
         })
+    }
+
+    /// Starts a thread that lives inside the overlay namespace.
+    ///
+    /// # Errors
+    /// The process has no thread or descriptor left.
+    pub fn spawn_inside(&self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let namespace = self.namespace.try_clone()?;
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.spawn(move || match namespace::enter(&namespace) {
+            Ok(()) => work(),
+            Err(error) => tracing::error!(%error, "the overlay namespace cannot be entered"),
+        })?;
+        Ok(())
     }
 
     /// Runs `work` inside the overlay namespace, on a thread of its own.

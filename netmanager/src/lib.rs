@@ -7,18 +7,26 @@
 pub mod config;
 pub mod state;
 
+pub mod device;
 pub mod env;
+pub mod pipe;
 pub mod tun;
 
 pub mod driver;
+pub(crate) mod program_socket;
 pub mod quic;
 pub mod socket;
+pub(crate) mod tunnel;
 
 pub mod dns_server;
+
+pub mod userspace;
 
 pub mod relay_server;
 
 pub mod api;
+pub mod bench;
+pub mod figures;
 
 pub mod daemon;
 

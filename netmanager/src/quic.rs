@@ -18,6 +18,9 @@ use quinn_proto::{
     MtuDiscoveryConfig, TransportConfig, VarInt,
 };
 
+pub mod agreement;
+pub mod control;
+
 /// Bytes of our connection ids: the session's slot and randomness.
 pub const CONNECTION_ID_LEN: usize = 8;
 /// A session that hears nothing for this long is gone.
@@ -37,6 +40,25 @@ const DATAGRAM_RECEIVE_BUFFER: usize = 8 << 20;
 /// Bytes in flight on a datagram connection. Inner TCP does congestion control end to end
 /// (RFC 9484, section 5, permits to leave it to inner traffic); this only bounds memory.
 const DATAGRAM_WINDOW: u64 = 16 << 20;
+/// The application protocol of connections of the L4 lane.
+pub const LANE_ALPN: &[u8] = b"weald-lane/1";
+/// How the first connection id of such a connection begins, and its length, which no id of ours
+/// has.
+const LANE_MARK: &[u8] = b"lane";
+const LANE_ID_LEN: usize = 20;
+/// Streams of one peer at once; quinn-proto keeps some bytes for each that may come.
+const LANE_STREAMS: u32 = 16_384;
+/// Bytes per second that a stream's window is made for.
+const LANE_RATE: f64 = 125e6;
+/// The least and the most that one stream's reader may leave unread: the most fills a path of
+/// 300 ms at that rate.
+const LANE_MIN_WINDOW: u32 = 1 << 20;
+const LANE_MAX_WINDOW: u32 = 64 << 20;
+/// What all streams of a connection may leave unread together: the memory that a peer can take.
+const LANE_CONNECTION_WINDOW: u32 = 256 << 20;
+/// A peer that is silent for this long is gone: its connections are reset rather than left hanging.
+/// Longer than a path takes to be replaced.
+const LANE_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Handshakes in progress beyond which new ones must first prove their address by a Retry.
 pub const HALF_OPEN_RETRY: usize = 64;
 /// Handshakes in progress beyond which new ones are ignored; about 30 kB each.
@@ -102,6 +124,81 @@ pub fn cluster_client_config(crypto: QuicClientConfig) -> quinn_proto::ClientCon
     let mut config = quinn_proto::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     config
+}
+
+/// Server settings around the TLS part, for connections of the L4 lane that others dial, before
+/// their windows are known.
+#[must_use]
+pub fn lane_server_config(crypto: QuicServerConfig) -> quinn_proto::ServerConfig {
+    let mut config = quinn_proto::ServerConfig::with_crypto(Arc::new(crypto));
+    config.migration(false);
+    config.transport_config(Arc::new(lane_transport(LANE_MIN_WINDOW)));
+    config
+}
+
+/// Those settings for one connection; none if its first id does not say that it is for the lane.
+/// What it may do is settled by the protocol that TLS agrees on.
+#[must_use]
+pub fn lane_server_for(
+    id: &[u8],
+    base: &quinn_proto::ServerConfig,
+) -> Option<Arc<quinn_proto::ServerConfig>> {
+    let exponent = id.strip_prefix(LANE_MARK)?.first()?;
+    if id.len() != LANE_ID_LEN {
+        return None;
+    }
+    let window = 1u32.checked_shl((*exponent).into()).unwrap_or(0);
+    let window = window.clamp(LANE_MIN_WINDOW, LANE_MAX_WINDOW);
+    let mut config = base.clone();
+    config.transport_config(Arc::new(lane_transport(window)));
+    Some(Arc::new(config))
+}
+
+/// Client settings around the TLS part, for a connection of the L4 lane with a peer that is so far
+/// away.
+#[must_use]
+pub fn lane_client_config(crypto: QuicClientConfig, rtt: Duration) -> quinn_proto::ClientConfig {
+    let window = (rtt.as_secs_f64() * LANE_RATE) as u32;
+    let window = window.clamp(LANE_MIN_WINDOW, LANE_MAX_WINDOW);
+    let window = window.next_power_of_two();
+    let mut config = quinn_proto::ClientConfig::new(Arc::new(crypto));
+    let mut transport = lane_transport(window);
+    transport.initial_rtt(rtt.max(Duration::from_millis(1)));
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
+    config.transport_config(Arc::new(transport));
+    config.initial_dst_cid_provider(Arc::new(move || lane_id(window)));
+    config
+}
+
+/// Streams only, each with that window.
+fn lane_transport(window: u32) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(LANE_STREAMS));
+    transport.max_concurrent_uni_streams(VarInt::from_u32(0));
+    transport.datagram_receive_buffer_size(None);
+    transport.stream_receive_window(VarInt::from_u32(window));
+    transport.receive_window(VarInt::from_u32(LANE_CONNECTION_WINDOW));
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(MTU_UPPER_BOUND);
+    transport.mtu_discovery_config(Some(discovery));
+    transport.congestion_controller_factory(Arc::new(control::RateControlled));
+    // Thousands of milliseconds fit a QUIC varint.
+    let idle = VarInt::from_u32(LANE_IDLE_TIMEOUT.as_secs() as u32 * 1000);
+    transport.max_idle_timeout(Some(IdleTimeout::from(idle)));
+    transport.keep_alive_interval(Some(LANE_IDLE_TIMEOUT / 4));
+    transport
+}
+
+/// The first connection id of a connection of the L4 lane: who is dialled has to choose its limits
+/// before it can read anything else.
+fn lane_id(window: u32) -> ConnectionId {
+    let mut id = [0; LANE_ID_LEN];
+    if aws_lc_rs::rand::fill(&mut id).is_err() {
+        tracing::error!("no randomness for a connection id");
+    }
+    id[..LANE_MARK.len()].copy_from_slice(LANE_MARK);
+    id[LANE_MARK.len()] = window.trailing_zeros() as u8;
+    ConnectionId::new(&id)
 }
 
 fn datagram_transport() -> TransportConfig {

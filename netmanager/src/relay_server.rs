@@ -6,13 +6,15 @@
 //! the I/O. Everything runs on one plain thread that sleeps in `poll(2)`:
 //!
 //! ```text
+//! TLS over TCP -> datagrams, as from a socket (tcp.rs)
 //! socket -> FrameKind -> Quic      -> Sessions (quinn-proto) -> register, open, unregister -> Relay
+//!                     -> questions -> Relay::handle_question, handle_knock -> a notice, an answer
 //!                     -> all else  -> Relay::handle_frame
 //! Relay  -> notices   -> Sessions
 //!        -> transmits -> socket
 //! ```
 //!
-//! A second thread answers on the status socket. `cli::relay` is the command; tests start a
+//! A second thread answers on the status socket, and a third has the certificate live on. `cli::relay` is the command; tests start a
 //! [`RelayServer`] in their own process.
 
 use std::net::SocketAddr;
@@ -29,15 +31,17 @@ use weald_proto::id::Identity;
 use weald_trust::tls::Credentials;
 
 mod config;
+mod keeper;
 mod report;
 mod server;
 mod session;
 mod sessions;
 mod socket;
 mod status;
+mod tcp;
 
 pub use config::RelayConfig;
-pub use report::{CountersReport, OrganisationReport, RelayReport, TallyReport};
+pub use report::{CountersReport, OrganisationReport, RelayReport, TallyReport, TcpReport};
 pub use status::ask;
 
 /// How long a question to the relay's thread may take: far longer than one turn of its loop.
@@ -48,9 +52,11 @@ const ANSWER_TIME: Duration = Duration::from_secs(5);
 pub struct RelayServer {
     thread: JoinHandle<anyhow::Result<()>>,
     status: Option<status::StatusThread>,
+    keeper: Option<keeper::Keeper>,
     handle: RelayHandle,
     identity: Identity,
     addresses: Vec<SocketAddr>,
+    tcp_addresses: Vec<SocketAddr>,
 }
 
 /// Talks to the thread of a relay.
@@ -74,10 +80,13 @@ impl RelayServer {
     /// The credentials cannot be used, or an address is not to be had.
     pub fn start(config: &RelayConfig) -> anyhow::Result<Self> {
         let credentials = Credentials::load(&config.pki_dir)?;
-        Self::start_with(config, Arc::new(credentials))
+        let mut server = Self::start_with(config, Arc::new(credentials.clone()))?;
+        server.keeper = Some(keeper::Keeper::start(config, credentials)?);
+        Ok(server)
     }
 
-    /// Starts a relay with given credentials; those that the configuration names are not read.
+    /// Starts a relay with given credentials; those that the configuration names are not read, and
+    /// nothing renews them.
     ///
     /// # Errors
     /// The credentials are not a relay's, or an address is not to be had.
@@ -95,7 +104,7 @@ impl RelayServer {
             wake: Arc::new(wake),
         };
         let mut server = server::Server::new(config, credentials, inbox, Arc::clone(&handle.wake))?;
-        let addresses = server.addresses()?;
+        let (addresses, tcp_addresses) = (server.addresses()?, server.tcp_addresses());
         let status = config
             .status
             .as_deref()
@@ -108,9 +117,11 @@ impl RelayServer {
         Ok(Self {
             thread,
             status,
+            keeper: None,
             handle,
             identity,
             addresses,
+            tcp_addresses,
         })
     }
 
@@ -126,6 +137,12 @@ impl RelayServer {
         &self.addresses
     }
 
+    /// What its TCP sockets are bound to; none if it has no TCP.
+    #[must_use]
+    pub fn tcp_addresses(&self) -> &[SocketAddr] {
+        &self.tcp_addresses
+    }
+
     /// A handle that can be given away.
     #[must_use]
     pub fn handle(&self) -> RelayHandle {
@@ -138,7 +155,7 @@ impl RelayServer {
     /// Says why it failed.
     pub fn wait(self) -> anyhow::Result<()> {
         let result = self.thread.join();
-        drop(self.status);
+        drop((self.status, self.keeper));
         result.map_err(|_| anyhow!("the relay's thread has panicked"))?
     }
 

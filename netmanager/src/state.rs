@@ -6,7 +6,7 @@
 //! daemon only; the overlay's own state is `env`'s.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use netmanager_core::rows::Attached;
 use rustix::fs::FlockOperation;
 use weald_proto::id::NodeId;
 use weald_proto::table::Table;
+use weald_trust::pki::files::{self, Existing, SECRET};
 use weald_trust::statement::Memory;
 
 use crate::api::hosting::Attachment;
@@ -249,23 +250,8 @@ impl StateDir {
         Ok(bytes)
     }
 
-    /// Writes a file beside the old one, makes it durable and puts it in its place.
     fn replace(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        let path = self.folder.join(name);
-        let next = self.folder.join(format!("{name}.next"));
-        let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&next)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&next, &path)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
+        files::write(&self.folder.join(name), bytes, SECRET, Existing::Replace)
     }
 }
 

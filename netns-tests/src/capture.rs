@@ -66,6 +66,30 @@ pub struct UdpFlow {
     pub destination: SocketAddr,
 }
 
+/// A captured UDP datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datagram<'a> {
+    /// When it was captured.
+    pub time: SystemTime,
+    /// Between which addresses.
+    pub flow: UdpFlow,
+    /// What it carries.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Datagram<'a> {
+    /// The datagram in an Ethernet frame that has just been captured; none if it carries another
+    /// protocol or is a fragment after the first.
+    pub fn of_frame(frame: &'a [u8]) -> Option<Self> {
+        let (flow, payload) = udp(frame, true)?;
+        Some(Self {
+            time: SystemTime::now(),
+            flow,
+            payload,
+        })
+    }
+}
+
 /// How much was seen of something.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -119,6 +143,11 @@ impl Capture {
         })
     }
 
+    /// Looks at what was captured so far.
+    pub fn look<T>(&self, look: impl FnOnce(&Captured) -> T) -> T {
+        look(&lock(&self.shared))
+    }
+
     /// Stops after taking in what has already arrived, and returns it.
     ///
     /// # Errors
@@ -165,6 +194,19 @@ impl Captured {
             .map(|entry| &self.bytes[entry.start..entry.start + entry.length])
     }
 
+    /// The UDP datagrams in order; of a super-packet, as if it were one.
+    pub fn datagrams(&self) -> impl Iterator<Item = Datagram<'_>> {
+        let timed = self.entries.iter().zip(self.packets());
+        timed.filter_map(|(entry, packet)| {
+            let (flow, payload) = udp(packet, self.ethernet)?;
+            Some(Datagram {
+                time: entry.time,
+                flow,
+                payload,
+            })
+        })
+    }
+
     /// How many packets were missed; a proof of absence needs zero.
     pub fn dropped(&self) -> u64 {
         self.dropped
@@ -186,7 +228,7 @@ impl Captured {
             if let Some((flow, payload)) = udp(packet, self.ethernet) {
                 let tally = flows.entry(flow).or_default();
                 tally.packets += 1;
-                tally.payload_bytes += payload as u64;
+                tally.payload_bytes += payload.len() as u64;
             }
         }
         flows
@@ -313,8 +355,8 @@ fn lock(shared: &Mutex<Captured>) -> MutexGuard<'_, Captured> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The flow and the payload length of a UDP packet.
-fn udp(packet: &[u8], ethernet: bool) -> Option<(UdpFlow, usize)> {
+/// The flow and the payload of a UDP packet.
+fn udp(packet: &[u8], ethernet: bool) -> Option<(UdpFlow, &[u8])> {
     let parsed = if ethernet {
         SlicedPacket::from_ethernet(packet)
     } else {
@@ -339,7 +381,7 @@ fn udp(packet: &[u8], ethernet: bool) -> Option<(UdpFlow, usize)> {
         source: SocketAddr::new(source, udp.source_port()),
         destination: SocketAddr::new(destination, udp.destination_port()),
     };
-    Some((flow, udp.payload().len()))
+    Some((flow, udp.payload()))
 }
 
 /// Whether `bytes` contain `pattern`.
@@ -380,7 +422,7 @@ mod tests {
         let (flow, payload) = udp(&packet, false).unwrap();
         assert_eq!(flow.source, "10.0.0.1:5".parse().unwrap());
         assert_eq!(flow.destination, "10.0.0.2:6".parse().unwrap());
-        assert_eq!(payload, 5);
+        assert_eq!(payload, b"hello");
         assert_eq!(udp(&packet[..10], false), None);
     }
 }

@@ -7,17 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::emulator::Impairment;
 use crate::lab::Lab;
-use crate::machine_state::{MachineState, Scope};
+use crate::stage::{self, STEP_TIME};
 use crate::tiers::{Role, Tiers};
-use crate::{Attachment, Description, Link, Machine, Nat, Segment, require};
+use crate::{Description, Machine, require};
 
 mod control;
 mod traffic;
@@ -29,22 +27,21 @@ const SITES: [(&str, &str, [&str; 2]); 2] = [
     ("site-a", "ca", ["a1", "a2"]),
     ("site-b", "cb", ["b1", "b2"]),
 ];
+/// The servers' service.
+const WEB: &str = "shop.prod.web.prod";
 /// The client's instance.
 const CLIENT: &str = "shop.prod.client.prod.0";
 /// How long all of it may take.
 const DEMO_TIME: Duration = Duration::from_secs(90);
-/// How long a program of a step may take.
-const STEP_TIME: Duration = Duration::from_secs(20);
 
 /// The running demo.
 struct Demo<'a> {
     lab: &'a Lab,
     tiers: Tiers<'a>,
-    /// The ids of the shop's services by name, and of the shop.
-    services: BTreeMap<String, String>,
-    application: String,
     /// The machine that the client is on.
     client: String,
+    /// The machines that the servers are on, by number.
+    servers: BTreeMap<u32, String>,
     out: &'a mut dyn Write,
 }
 
@@ -55,92 +52,46 @@ struct Demo<'a> {
 /// be.
 pub fn run(out: &mut dyn Write) -> Result<()> {
     require::programs(&["nginx", "curl", "dig", "getent", "python3", "nft", "ip"])?;
-    let started = Instant::now();
-    let lab = Lab::new(&sites())?;
-    let scope = Scope {
-        namespaces: lab_hosts(&lab),
-        names: vec![lab.name().to_owned()],
-        paths: vec![PathBuf::from("/run/weald")],
-    };
-    let before = MachineState::take(&scope)?;
-    {
+    stage::run(&sites(), DEMO_TIME, out, |lab, out| {
         let mut demo = Demo {
-            lab: &lab,
-            tiers: Tiers::new(&lab, "relay")?,
-            services: BTreeMap::new(),
-            application: String::new(),
+            lab,
+            tiers: Tiers::new(lab, "relay")?,
             client: String::new(),
-            out: &mut *out,
+            servers: BTreeMap::new(),
+            out,
         };
         demo.begin()?;
         demo.deploy()?;
-        demo.names()?;
-        demo.round_robin()?;
-        demo.closest_and_instance()?;
-        demo.transfer()?;
-        demo.datagrams()?;
+        demo.overlay("")?;
         demo.explain()?;
         demo.scale()?;
         demo.headless()?;
-        demo.end()?;
-    }
-    before
-        .wait_restored(&scope, STEP_TIME)
-        .context("teardown left something behind")?;
-    let compared = before.lines().count();
-    writeln!(
-        out,
-        "  namespaces, links, addresses, routes, rules, nft tables, mounts, cgroups and\n  files are as before ({compared} things compared)"
-    )?;
-    let took = started.elapsed();
-    writeln!(out, "\ndone in {:.1} s", took.as_secs_f64())?;
-    ensure!(took <= DEMO_TIME, "the demo took longer than {DEMO_TIME:?}");
-    Ok(())
+        demo.end()
+    })
 }
 
-/// An internet with root and a relay, and two sites behind NAT routers that drop what nobody asked
-/// for, each with a machine for its cluster's orchestrator and two nodes.
+/// The two sites, each with a machine for its cluster's orchestrator and two nodes; root is on the
+/// relay's machine.
 fn sites() -> Description {
-    let wan = Impairment::delay(Duration::from_millis(1));
-    let router = |name: &str, site: &str, seed| {
-        Machine::router(name, "internet", site)
-            .link("internet", Link::emulated(wan, seed))
-            .nat(Nat::PortRestricted)
-            .drop_unsolicited()
-    };
-    let host = |name: &str, segment: &str, number| {
-        Machine::host(name).attach(Attachment::to(segment).number(number))
-    };
-    let mut description = Description::new()
-        .segment(Segment::new("internet").v4("203.0.113.0/24"))
-        .segment(Segment::new("site-a").v4("192.168.1.0/24"))
-        .segment(Segment::new("site-b").v4("192.168.2.0/24"))
-        .machine(host("relay", "internet", 10))
-        .machine(router("router-a", "site-a", 1))
-        .machine(router("router-b", "site-b", 2));
+    let mut description = stage::two_sites();
     for (site, orchestrator, nodes) in SITES {
         description = description
-            .machine(host(orchestrator, site, 10))
-            .machine(host(nodes[0], site, 11))
-            .machine(host(nodes[1], site, 12));
+            .machine(Machine::host(orchestrator).at(site, 10))
+            .machine(Machine::host(nodes[0]).at(site, 11))
+            .machine(Machine::host(nodes[1]).at(site, 12));
     }
     description
 }
 
-fn lab_hosts(lab: &Lab) -> Vec<String> {
-    let nodes = SITES.iter().flat_map(|(_, orchestrator, nodes)| {
-        [*orchestrator].into_iter().chain(nodes.iter().copied())
-    });
-    ["relay", "router-a", "router-b"]
-        .into_iter()
-        .chain(nodes)
-        .map(|name| lab.node(name).name().to_owned())
-        .collect()
+/// The site that a machine is on: its name and its nodes.
+fn site_of(machine: &str) -> Option<(&'static str, [&'static str; 2])> {
+    let site = SITES.iter().find(|(_, _, nodes)| nodes.contains(&machine));
+    site.map(|(name, _, nodes)| (*name, *nodes))
 }
 
 impl Demo<'_> {
-    fn title(&mut self, text: &str) -> Result<()> {
-        writeln!(self.out, "\n{text}")?;
+    fn title(&mut self, text: impl AsRef<str>) -> Result<()> {
+        writeln!(self.out, "\n{}", text.as_ref())?;
         Ok(())
     }
 
@@ -192,6 +143,16 @@ impl Demo<'_> {
             })
     }
 
+    /// Runs a command of `weald` as a user would, and shows it.
+    fn weald(&mut self, arguments: &[&str]) -> Result<String> {
+        let printed = self.tiers.weald(arguments)?;
+        self.say(format!("$ weald {}", arguments.join(" ")))?;
+        for line in printed.lines() {
+            self.say(format!("| {line}"))?;
+        }
+        Ok(printed)
+    }
+
     /// Waits until exactly so many instances are there, and all of them run.
     fn wait_running(&self, count: usize) -> Result<Value> {
         let what = format!("{count} instances run");
@@ -203,14 +164,40 @@ impl Demo<'_> {
         })
     }
 
-    /// The machine that an instance is on.
-    fn machine_of(&self, instance: &str) -> Result<String> {
-        let all = self.tiers.api("GET", "/api/v1/instances", None)?;
-        let mut all = all.as_array().into_iter().flatten();
-        let node = all.find(|it| it["name"] == instance);
-        let node = node.and_then(|it| it["node"].as_str());
-        let node = node.with_context(|| format!("{instance} is on no node"))?;
-        Ok(node.rsplit('/').next().unwrap_or(node).to_owned())
+    /// Takes in where everything runs, so that the steps without root know it.
+    fn know(&mut self) -> Result<()> {
+        let all = self.tiers.lives()?;
+        let client = all.get(CLIENT).context("the client runs nowhere")?;
+        client.machine.clone_into(&mut self.client);
+        let servers = all.into_iter().filter_map(|(name, life)| {
+            let number = name.strip_prefix(WEB)?.strip_prefix('.')?.parse();
+            Some((number.ok()?, life.machine))
+        });
+        self.servers = servers.collect();
+        Ok(())
+    }
+
+    /// The machine that a server is on.
+    fn server(&self, number: u32) -> Result<&str> {
+        let known = self.servers.get(&number);
+        known
+            .map(String::as_str)
+            .with_context(|| format!("no {WEB}.{number}"))
+    }
+
+    /// The path that the client's newest flow to a server takes, which must fit where both are.
+    fn path_to(&self, number: u32) -> Result<String> {
+        let machine = self.server(number)?;
+        let instance = format!("{WEB}.{number}");
+        let path = self.tiers.fleet.path_to(&self.client, &instance)?;
+        let fits = match path.split(' ').next() {
+            Some("local") => machine == self.client,
+            Some("direct" | "relay") => machine != self.client,
+            _ => false,
+        };
+        let client = &self.client;
+        ensure!(fits, "{instance} on {machine} by {path} from {client}");
+        Ok(path)
     }
 
     /// Runs a program in the client's namespace.
@@ -226,23 +213,11 @@ impl Demo<'_> {
         Ok(answer.trim().to_owned())
     }
 
-    fn scale_web(&self, to: u32) -> Result<()> {
-        let web = self.services.get("web").context("no service web")?;
-        let path = format!("/api/v1/services/{web}/scale");
-        let wanted = json!({ "instances": to });
-        self.tiers.api("POST", &path, Some(&wanted)).map(drop)
-    }
-
     /// Takes everything down.
     fn end(&mut self) -> Result<()> {
         self.title("10. undeployed, and teardown leaves nothing")?;
-        for id in self.services.values() {
-            let all = format!("/api/service/{id}/instance/-1");
-            self.tiers.api("DELETE", &all, None)?;
-        }
+        self.weald(&["app", "delete", "shop.prod"])?;
         self.wait_running(0)?;
-        let path = format!("/api/application/{}", self.application);
-        self.tiers.api("DELETE", &path, None)?;
         for (_, orchestrator, nodes) in SITES {
             for node in nodes {
                 self.tiers.crash(node, Role::Worker)?;

@@ -170,6 +170,11 @@ impl Machine {
         self.attach(Attachment::to(segment))
     }
 
+    /// Attaches the machine by a plain veth, as the host with that number in `segment`.
+    pub fn at(self, segment: &str, number: u32) -> Self {
+        self.attach(Attachment::to(segment).number(number))
+    }
+
     /// Attaches the machine as described.
     pub fn attach(mut self, attachment: Attachment) -> Self {
         self.attachments.push(attachment);

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 pub use self::files::{elements, netmanager_binary};
+pub use self::userspace::NOBODY;
 
 use self::files::{path, replace_file};
 use crate::lab::Lab;
@@ -21,12 +22,20 @@ use crate::node::Node;
 use crate::process::Process;
 
 mod files;
+mod programs;
 mod reports;
+mod userspace;
 
 /// The UDP port of every netmanager in a fleet.
 pub const DATA_PORT: u16 = 10_260;
 /// The UDP port of every relay in a fleet.
 pub const RELAY_PORT: u16 = 10_250;
+/// Where a netmanager serves its figures, on loopback of its machine.
+pub const METRICS: &str = "127.0.0.1:9103";
+/// Where a relay serves its figures.
+pub const RELAY_METRICS: &str = "127.0.0.1:9104";
+/// The name of a relay's configuration in its machine's folder.
+const RELAY_CONFIG: &str = "relay.toml";
 /// How long a daemon may take to be ready.
 const READY_TIME: Duration = Duration::from_secs(20);
 /// How long a command may take.
@@ -41,6 +50,7 @@ pub struct Fleet<'lab> {
     relays: BTreeMap<String, Process>,
     members: BTreeMap<String, Member>,
     table_text: String,
+    listen: String,
 }
 
 #[derive(Debug, Clone)]
@@ -65,6 +75,7 @@ impl<'lab> Fleet<'lab> {
             relays: BTreeMap::new(),
             members: BTreeMap::new(),
             table_text: String::new(),
+            listen: format!("0.0.0.0:{DATA_PORT}"),
         };
         let authority = fleet.authority();
         fleet.program(&["pki", "init", path(&authority)?, "--root", "lab"])?;
@@ -75,6 +86,11 @@ impl<'lab> Fleet<'lab> {
     #[must_use]
     pub fn authority(&self) -> PathBuf {
         self.lab.dir().join("authority")
+    }
+
+    /// Has nodes that are added from now on use IPv6 as well.
+    pub fn listen_on_both_families(&mut self) {
+        self.listen = format!("[::]:{DATA_PORT}");
     }
 
     /// Gives every node, also those added later, this table. Running daemons read it by themselves.
@@ -163,9 +179,10 @@ impl<'lab> Fleet<'lab> {
             "net.toml",
             format!(
                 "{source}state_dir = {state:?}\nsocket = {socket:?}\n\
-                 listen = \"0.0.0.0:{DATA_PORT}\"\n{extra}\n\
+                 listen = {listen:?}\n{extra}\n\
                  [pki]\ndir = {pki:?}\n\n[overlay]\nname = {overlay:?}\n",
                 state = host.dir()?.join("state"),
+                listen = self.listen,
             ),
         )?;
         self.members.insert(
@@ -217,11 +234,15 @@ impl<'lab> Fleet<'lab> {
             self.program(&arguments)?;
         }
         let config = host.write_file(
-            "relay.toml",
-            format!("listen = [\"0.0.0.0:{RELAY_PORT}\"]\n{extra}\n[pki]\ndir = {pki:?}\n"),
+            RELAY_CONFIG,
+            format!(
+                "listen = [\"0.0.0.0:{RELAY_PORT}\"]\nstatus = \"relay.sock\"\n{extra}\n\
+                 [pki]\ndir = {pki:?}\n"
+            ),
         )?;
         let mut command = Command::new(&self.binary);
         command.args(["relay", "--config"]).arg(config);
+        command.args(["--metrics", RELAY_METRICS]);
         let mut process = host.spawn(command)?;
         process.wait_for_line("ready", READY_TIME)?;
         self.relays.insert(machine.to_owned(), process);
@@ -245,12 +266,21 @@ impl<'lab> Fleet<'lab> {
     /// # Errors
     /// It ends, or does not get ready in time; the error shows its output.
     pub fn start(&mut self, machine: &str) -> Result<()> {
-        let mut command = Command::new(&self.binary);
-        command
-            .arg("--config")
-            .arg(&self.member(machine)?.config)
-            .arg("up");
+        let mut command = self.tool_command(machine, &["up", "--metrics", METRICS])?;
         command.env("NETMANAGER_LOG", "debug");
+        self.start_daemon(machine, command)
+    }
+
+    /// Like [`Fleet::start`], with the log as users have it: for figures.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub fn start_quiet(&mut self, machine: &str) -> Result<()> {
+        let command = self.tool_command(machine, &["up"])?;
+        self.start_daemon(machine, command)
+    }
+
+    fn start_daemon(&mut self, machine: &str, command: Command) -> Result<()> {
         let mut process = self.lab.node(machine).spawn(command)?;
         process.wait_for_line("ready", READY_TIME)?;
         self.daemons.insert(machine.to_owned(), process);
@@ -346,42 +376,6 @@ impl<'lab> Fleet<'lab> {
         let mut command = Command::new(&self.binary);
         command.arg("--config").arg(&member.config).args(arguments);
         Ok(command)
-    }
-
-    /// A command that runs `program` inside an instance, as `netmanager run` does.
-    ///
-    /// # Errors
-    /// The machine is not of the fleet.
-    pub fn in_instance(&self, machine: &str, instance: &str, program: &[&str]) -> Result<Command> {
-        let arguments = ["run", "--instance", instance, "--"];
-        let arguments: Vec<&str> = arguments.iter().chain(program).copied().collect();
-        self.tool_command(machine, &arguments)
-    }
-
-    /// Runs a program inside an instance to its end and returns its standard output.
-    ///
-    /// # Errors
-    /// It fails; the error shows its output.
-    pub fn run_in(
-        &self,
-        machine: &str,
-        instance: &str,
-        program: &[&str],
-        timeout: Duration,
-    ) -> Result<String> {
-        self.lab
-            .node(machine)
-            .run_ok(self.in_instance(machine, instance, program)?, timeout)
-    }
-
-    /// Starts a program inside an instance; it ends when the returned value is dropped.
-    ///
-    /// # Errors
-    /// It cannot be started.
-    pub fn spawn_in(&self, machine: &str, instance: &str, program: &[&str]) -> Result<Process> {
-        self.lab
-            .node(machine)
-            .spawn(self.in_instance(machine, instance, program)?)
     }
 
     /// The namespace of an instance on a machine.

@@ -4,12 +4,12 @@
 
 mod build;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::description::Description;
 use crate::emulator::EmulatedLink;
@@ -33,6 +33,7 @@ pub struct Lab {
     nodes: BTreeMap<String, Node>,
     links: BTreeMap<(String, String), EmulatedLink>,
     extra_prefixes: Mutex<Vec<String>>,
+    groups: Mutex<BTreeSet<String>>,
 }
 
 impl Lab {
@@ -52,6 +53,7 @@ impl Lab {
             nodes: BTreeMap::new(),
             links: BTreeMap::new(),
             extra_prefixes: Mutex::new(Vec::new()),
+            groups: Mutex::default(),
         };
         build::build(&mut lab, &plan).with_context(|| format!("build lab {}", lab.name))?;
         Ok(lab)
@@ -65,6 +67,11 @@ impl Lab {
     /// A directory that is removed with the lab; it may not exist yet.
     pub fn dir(&self) -> PathBuf {
         sweep::lab_dir(&self.name)
+    }
+
+    /// All machines, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
     }
 
     /// A host or router.
@@ -133,6 +140,32 @@ impl Lab {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         prefixes.push(prefix.to_owned());
+    }
+
+    /// Has [`Lab::names`] hold what the cgroups of this lab's instances begin with. Workers choose it,
+    /// so it is looked up in the kernel, while instances run.
+    ///
+    /// # Errors
+    /// No program of the lab is in such a cgroup.
+    pub fn learn_groups(&self) -> Result<()> {
+        let own = self.extra_prefixes.lock();
+        let own = own.unwrap_or_else(PoisonError::into_inner).clone();
+        let found = sweep::group_prefixes(&self.name, &own);
+        ensure!(!found.is_empty(), "no instance of lab {} runs", self.name);
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.extend(found);
+        Ok(())
+    }
+
+    /// What stands in the name of everything that the lab and its programs have made: its own name, the
+    /// beginnings of namespaces that programs make, and those of cgroups that were learned.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let own = self.extra_prefixes.lock();
+        let own = own.unwrap_or_else(PoisonError::into_inner).clone();
+        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = std::iter::once(self.name.clone()).chain(own);
+        all.chain(groups.iter().cloned()).collect()
     }
 }
 

@@ -38,6 +38,7 @@
 
 pub mod description;
 pub mod nat;
+pub mod nat_probe;
 mod plan;
 
 mod lab;
@@ -46,16 +47,21 @@ mod node;
 mod sweep;
 mod tap;
 
+pub mod control_bench;
 pub mod demo;
 pub mod emulator;
+pub mod nat_matrix;
 pub mod overlay_demo;
+pub mod stage;
 
 pub mod fleet;
 pub mod pair;
+pub mod port_mapping;
 pub mod tiers;
 pub mod two_sites;
 
 pub mod echo;
+pub mod load;
 pub mod process;
 pub mod require;
 pub mod wait;
@@ -66,7 +72,7 @@ mod packet_socket;
 mod punctual;
 pub mod raw;
 
-pub use capture::{Capture, Captured, Tally, UdpFlow};
+pub use capture::{Capture, Captured, Datagram, Tally, UdpFlow};
 pub use description::{Attachment, Description, Emulation, Link, Machine, Routing, Segment};
 pub use echo::EchoServer;
 pub use emulator::{Counters, Direction, EmulatedLink, Impairment, Loss, Queue};

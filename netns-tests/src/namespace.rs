@@ -165,8 +165,8 @@ impl Namespace {
             "{title} in {}: {}\n{}{}",
             self.name,
             output.status,
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
+            process::without_secrets(&String::from_utf8_lossy(&output.stdout)),
+            process::without_secrets(&String::from_utf8_lossy(&output.stderr))
         );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

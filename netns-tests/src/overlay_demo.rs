@@ -6,19 +6,16 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 
 use crate::emulator::Impairment;
-use crate::fleet::{Fleet, RELAY_PORT, elements};
+use crate::fleet::{Fleet, RELAY_PORT};
 use crate::lab::Lab;
-use crate::machine_state::{MachineState, Scope};
 use crate::process::Process;
-use crate::require;
-use crate::{Attachment, Description, Link, Machine, Nat, Segment};
+use crate::stage::{self, STEP_TIME};
+use crate::{Attachment, Description, Link, Machine, require};
 
 mod resilience;
 mod services;
@@ -41,8 +38,6 @@ const CLIENT: &str = "a1";
 const CLIENT_INSTANCE: &str = "shop.prod.client.prod.0";
 /// How long all of it may take.
 const DEMO_TIME: Duration = Duration::from_secs(60);
-/// How long a program of a step may take.
-const STEP_TIME: Duration = Duration::from_secs(20);
 
 /// The running demo.
 struct Demo<'a> {
@@ -59,21 +54,12 @@ struct Demo<'a> {
 /// be.
 pub fn run(out: &mut dyn Write) -> Result<()> {
     require::programs(&["nginx", "curl", "dig", "getent", "ping", "nft", "ip"])?;
-    let started = Instant::now();
-    let lab = Lab::new(&two_sites())?;
-    let scope = Scope {
-        namespaces: lab_hosts(&lab),
-        names: vec![lab.name().to_owned()],
-        paths: vec![PathBuf::from("/run/weald")],
-    };
-    let before = MachineState::take(&scope)?;
-    {
-        let fleet = Fleet::new(&lab)?;
+    stage::run(&sites(), DEMO_TIME, out, |lab, out| {
         let mut demo = Demo {
-            lab: &lab,
-            fleet,
+            lab,
+            fleet: Fleet::new(lab)?,
             servers: Vec::new(),
-            out: &mut *out,
+            out,
         };
         demo.begin()?;
         demo.names()?;
@@ -82,61 +68,21 @@ pub fn run(out: &mut dyn Write) -> Result<()> {
         demo.transfer()?;
         demo.datagrams()?;
         demo.restarts()?;
-        demo.end()?;
-    }
-    before
-        .wait_restored(&scope, STEP_TIME)
-        .context("teardown left something behind")?;
-    writeln!(
-        out,
-        "  namespaces, links, addresses, routes, rules, nft tables, mounts, cgroups and"
-    )?;
-    writeln!(
-        out,
-        "  files are as before ({} things compared)",
-        before.lines().count()
-    )?;
-    let took = started.elapsed();
-    writeln!(out, "\ndone in {:.1} s", took.as_secs_f64())?;
-    ensure!(took <= DEMO_TIME, "the demo took longer than {DEMO_TIME:?}");
-    Ok(())
+        demo.end()
+    })
 }
 
-/// An internet with a relay, and two sites behind NAT routers that drop what nobody asked for.
-fn two_sites() -> Description {
-    let wan = Impairment::delay(Duration::from_millis(1));
-    let router = |name: &str, site: &str, seed| {
-        Machine::router(name, "internet", site)
-            .link("internet", Link::emulated(wan, seed))
-            .nat(Nat::PortRestricted)
-            .drop_unsolicited()
-    };
-    let host = |name: &str, segment: &str, number| {
-        Machine::host(name).attach(Attachment::to(segment).number(number))
-    };
+/// The two sites with two nodes each; the links of all but the client's can be made slow.
+fn sites() -> Description {
     let emulated = |name: &str, segment: &str, number, seed| {
         let link = Link::emulated(Impairment::default(), seed);
         Machine::host(name).attach(Attachment::to(segment).number(number).link(link))
     };
-    Description::new()
-        .segment(Segment::new("internet").v4("203.0.113.0/24"))
-        .segment(Segment::new("site-a").v4("192.168.1.0/24"))
-        .segment(Segment::new("site-b").v4("192.168.2.0/24"))
-        .machine(host("relay", "internet", 10))
-        .machine(router("router-a", "site-a", 1))
-        .machine(router("router-b", "site-b", 2))
-        .machine(host("a1", "site-a", 11))
+    stage::two_sites()
+        .machine(Machine::host("a1").at("site-a", 11))
         .machine(emulated("a2", "site-a", 12, 3))
         .machine(emulated("b1", "site-b", 11, 4))
         .machine(emulated("b2", "site-b", 12, 5))
-}
-
-fn lab_hosts(lab: &Lab) -> Vec<String> {
-    let names = ["relay", "router-a", "router-b", "a1", "a2", "b1", "b2"];
-    names
-        .iter()
-        .map(|name| lab.node(name).name().to_owned())
-        .collect()
 }
 
 impl Demo<'_> {
@@ -212,19 +158,9 @@ impl Demo<'_> {
         Ok(answer.trim().to_owned())
     }
 
-    /// The path of the client's newest flow to an instance, as `netmanager flows` tells it.
+    /// The path of the client's newest flow to an instance.
     fn path_to(&self, instance: &str) -> Result<String> {
-        self.path_from(CLIENT, instance)
-    }
-
-    /// The same on another machine.
-    fn path_from(&self, machine: &str, instance: &str) -> Result<String> {
-        let flows = self.fleet.tool_json(machine, &["flows"])?;
-        let flows: Vec<&Value> = flows.iter().flat_map(elements).collect();
-        let ours = flows.iter().filter(|flow| flow["instance"] == instance);
-        let newest = ours.min_by_key(|flow| flow["age_ms"].as_u64());
-        let newest = newest.with_context(|| format!("no flow to {instance} in {flows:?}"))?;
-        Ok(path_word(&newest["path"]))
+        self.fleet.path_to(CLIENT, instance)
     }
 
     /// Takes everything down.
@@ -235,17 +171,6 @@ impl Demo<'_> {
             self.fleet.down(machine)?;
         }
         Ok(())
-    }
-}
-
-/// `local`, `direct ADDRESS` or `relay NAME`.
-fn path_word(path: &Value) -> String {
-    let word = |key: &str| path[key].as_str().unwrap_or_default().to_owned();
-    match path["kind"].as_str() {
-        Some("direct") => format!("direct {}", word("address")),
-        Some("relay") => format!("relay {}", word("relay")),
-        Some(kind) => kind.to_owned(),
-        None => "none".to_owned(),
     }
 }
 

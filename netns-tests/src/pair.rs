@@ -4,13 +4,14 @@
 //! addresses the table gives. The LAN's links are emulated and can be cut.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::emulator::Impairment;
 use crate::fleet::Fleet;
 use crate::lab::Lab;
-use crate::{Attachment, Description, Link, Machine, Segment};
+use crate::{Attachment, Description, Link, Machine, Nat, Segment, wait};
 
 /// The two machines and their ids.
 pub const NODES: [(&str, &str); 2] = [("alpha", "home/alpha"), ("beta", "home/beta")];
@@ -95,6 +96,12 @@ ipv4 = "10.30.1.4"
 ipv6 = "fdff::1:4"
 "#;
 
+/// [`TABLE`] where every service has that lane.
+#[must_use]
+pub fn table_of(lane: &str) -> String {
+    TABLE.replace("\nrr = ", &format!("\nlane = {lane:?}\nrr = "))
+}
+
 /// The instance of `echo` on alpha.
 pub const ON_ALPHA: &str = "home.lab.echo.lab.0";
 /// The instance of `echo` on beta.
@@ -135,22 +142,58 @@ pub fn lab() -> Result<Lab> {
         &Description::new()
             .segment(Segment::new("wan").v4("203.0.113.0/24"))
             .segment(Segment::new("lan").v4("192.168.7.0/24"))
-            .machine(Machine::host("relay").attach(Attachment::to("wan").number(10)))
+            .machine(Machine::host("relay").at("wan", 10))
             .machine(node("alpha", 1, 1))
             .machine(node("beta", 2, 2)),
     )
 }
 
-/// Starts the relay and both netmanagers with [`TABLE`].
+/// A relay on the internet, and two sites behind NAT routers that drop what nobody asked for; site b
+/// has the prefix `site_b`. The machines `alpha` and `beta` are still to be added.
+#[must_use]
+pub fn behind_nats(site_b: &str) -> Description {
+    let router = |name: &str, lan: &str| {
+        Machine::router(name, "internet", lan)
+            .nat(Nat::PortRestricted)
+            .drop_unsolicited()
+    };
+    Description::new()
+        .segment(Segment::new("internet").v4("203.0.113.0/24"))
+        .segment(Segment::new("site-a").v4("192.168.7.0/24"))
+        .segment(Segment::new("site-b").v4(site_b))
+        .machine(Machine::host("relay").at("internet", 10))
+        .machine(router("router-a", "site-a"))
+        .machine(router("router-b", "site-b"))
+}
+
+/// Keeps nodes from opening direct ways through NATs, so that what is cut is cut.
+pub const NO_PUNCHING: &str = "[paths]\npunch = false\n";
+
+/// Starts the relay and both netmanagers with [`TABLE`]. They look for no other direct way than the
+/// LAN.
 ///
 /// # Errors
 /// A program refuses or does not get ready.
 pub fn start(lab: &Lab) -> Result<Fleet<'_>> {
+    start_nodes(lab, TABLE, &NODES, NO_PUNCHING)
+}
+
+/// Starts the relay and the netmanagers of `nodes`, pairs of a machine and an id, with a table and
+/// further sections of their configuration.
+///
+/// # Errors
+/// A program refuses or does not get ready.
+pub fn start_nodes<'lab>(
+    lab: &'lab Lab,
+    table: &str,
+    nodes: &[(&str, &str)],
+    config: &str,
+) -> Result<Fleet<'lab>> {
     let mut fleet = Fleet::new(lab)?;
-    fleet.write_table(TABLE)?;
+    fleet.write_table(table)?;
     fleet.start_relay("relay", "hub/r1", "")?;
-    for (machine, id) in NODES {
-        fleet.add_node(machine, id, "acme", "")?;
+    for (machine, id) in nodes {
+        fleet.add_node(machine, id, "acme", config)?;
         fleet.start(machine)?;
     }
     Ok(fleet)
@@ -163,6 +206,25 @@ pub fn start(lab: &Lab) -> Result<Fleet<'_>> {
 pub fn path_kind(fleet: &Fleet<'_>) -> Result<String> {
     let peer = fleet.peer("alpha", "home/beta")?;
     Ok(peer["path"]["kind"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Waits until neither node has connections of the L4 lane.
+///
+/// # Errors
+/// One has some after `patience`, or does not answer.
+pub fn wait_no_streams(fleet: &Fleet<'_>, patience: Duration) -> Result<()> {
+    wait::until(
+        "both nodes have forgotten the connections",
+        patience,
+        || {
+            for (machine, _) in NODES {
+                let status = fleet.tool_json(machine, &["status"])?;
+                let open = &status[0]["packets"]["streams"]["open"];
+                ensure!(open == 0, "{machine}: {open} left");
+            }
+            Ok(())
+        },
+    )
 }
 
 /// Cuts or mends the LAN.

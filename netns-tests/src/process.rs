@@ -17,6 +17,16 @@ use nix::unistd::Pid;
 /// beginning.
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
 
+/// What stands before secrets in command lines and in what programs print.
+const SECRETS: [&str; 6] = [
+    "weald-join-",
+    "Bearer ",
+    "--secret ",
+    "\"first_secret\":\"",
+    "\"token\":\"",
+    "\"refresh_token\":\"",
+];
+
 /// How long after a program's end its output is awaited: what it wrote is already in the pipe,
 /// but a daemon that it left may hold the pipe open for ever.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
@@ -204,12 +214,13 @@ impl Process {
     /// The program's command line and output, for error texts.
     pub fn shown(&self) -> String {
         let streams = self.output.lock();
-        format!(
+        let shown = format!(
             "--- {} wrote:\n{}--- and as errors:\n{}---",
             self.title,
             text(&streams.stdout),
             text(&streams.stderr)
-        )
+        );
+        without_secrets(&shown)
     }
 
     fn group(&self) -> Pid {
@@ -274,13 +285,36 @@ fn text(bytes: &VecDeque<u8>) -> String {
     String::from_utf8_lossy(&[front, back].concat()).into_owned()
 }
 
-/// A command as one would type it.
+/// A command as one would type it, without secrets.
 pub(crate) fn title(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    without_secrets(&words.join(" "))
+}
+
+/// What commands are given and print, as it may be shown in errors, logs and results: tokens for
+/// joining and for root's API, and first secrets, are left out.
+pub(crate) fn without_secrets(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    loop {
+        let found = SECRETS.iter().filter_map(|start| {
+            let at = rest.find(start)?;
+            Some((at, at + start.len()))
+        });
+        let Some((_, begin)) = found.min() else {
+            shown.push_str(rest);
+            return shown;
+        };
+        let (before, secret) = rest.split_at(begin);
+        let is_part = |it: char| it.is_ascii_alphanumeric() || "-_.".contains(it);
+        let end = secret.find(|it| !is_part(it)).unwrap_or(secret.len());
+        shown.push_str(before);
+        if end > 0 {
+            shown.push_str("...");
+        }
+        rest = secret.get(end..).unwrap_or_default();
+    }
 }
 
 /// Runs a short program with `input` on its standard input; it must succeed.
@@ -305,4 +339,40 @@ pub(crate) fn feed(mut command: Command, input: &str) -> Result<()> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_shown_nowhere() {
+        for (text, shown) in [
+            (
+                "weald join weald-join-aeahg23x --name a1",
+                "weald join weald-join-... --name a1",
+            ),
+            (
+                "curl -H Authorization: Bearer ey.J-_.x http://127.0.0.1/ weald-join-abc\n",
+                "curl -H Authorization: Bearer ... http://127.0.0.1/ weald-join-...\n",
+            ),
+            (
+                "{\"ready\":\"root\",\"first_secret\":\"abc\",\"token\":null}",
+                "{\"ready\":\"root\",\"first_secret\":\"...\",\"token\":null}",
+            ),
+            ("no token", "no token"),
+            ("ends with weald-join-", "ends with weald-join-"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+        }
+        let token = "weald-join-aeahg23x";
+        let mut failing = Command::new("/bin/sh");
+        failing.args(["-c", "echo $0; echo $0 >&2; exit 1", token]);
+        let mut process = Process::spawn(failing).unwrap();
+        process.wait(Duration::from_secs(20)).unwrap();
+        let told = process.wait_for_line("never", Duration::from_secs(20));
+        let told = format!("{:#}", told.unwrap_err());
+        assert!(!told.contains("aeahg23x"), "{told}");
+        assert_eq!(told.matches("weald-join-...").count(), 4, "{told}");
+    }
 }

@@ -1,25 +1,30 @@
 //! Root, clusters, workers and their netmanagers in a [`Lab`], started the way an operator would:
 //! by joining with tokens, and by command lines.
 //!
-//! The netmanagers are a [`Fleet`]'s; here are the orchestrators above them, and root's API.
+//! The netmanagers are a [`Fleet`]'s; here are the orchestrators above them, and in `user` what a user
+//! asks root for.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result};
 
 use crate::fleet::{Fleet, RELAY_PORT, netmanager_binary};
 use crate::lab::Lab;
 use crate::process::Process;
-use crate::wait;
+
+pub use self::user::Life;
+
+mod user;
 
 /// The ports of root and clusters, as they are by default.
 const ROOT_PORT: u16 = 10_100;
 const CLUSTER_PORT: u16 = 10_110;
 const CLUSTER_JOIN: u16 = 10_111;
+/// What users have roles log.
+const USUAL_LOG: &str = "info";
 /// How long a role may take to be ready, and a command to end.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -34,6 +39,8 @@ pub struct Tiers<'lab> {
     /// The machine of root.
     root: String,
     token: Option<String>,
+    /// What the roles log.
+    log: &'static str,
 }
 
 /// A role on a machine.
@@ -63,6 +70,18 @@ impl<'lab> Tiers<'lab> {
     /// # Errors
     /// The programs are not built, or root does not get ready.
     pub fn new(lab: &'lab Lab, root: &str) -> Result<Self> {
+        Self::logging(lab, root, "info,orchestrator=debug")
+    }
+
+    /// The same, with everything logging what users have it log, for measuring.
+    ///
+    /// # Errors
+    /// As [`Tiers::new`].
+    pub fn log_as_usual(lab: &'lab Lab, root: &str) -> Result<Self> {
+        Self::logging(lab, root, USUAL_LOG)
+    }
+
+    fn logging(lab: &'lab Lab, root: &str, log: &'static str) -> Result<Self> {
         let mut tiers = Self {
             fleet: Fleet::new(lab)?,
             lab,
@@ -70,6 +89,7 @@ impl<'lab> Tiers<'lab> {
             roles: BTreeMap::new(),
             root: root.to_owned(),
             token: None,
+            log,
         };
         tiers.start(root, Role::Root)?;
         Ok(tiers)
@@ -83,7 +103,7 @@ impl<'lab> Tiers<'lab> {
         let host = self.lab.node(machine);
         let folder = self.folder(machine, role)?;
         let mut command = Command::new(&self.weald);
-        command.args(["--json", "--log", "info,orchestrator=debug"]);
+        command.args(["--json", "--log", self.log]);
         command.arg(role.word()).arg("--folder").arg(&folder);
         match role {
             Role::Root => {
@@ -152,7 +172,11 @@ impl<'lab> Tiers<'lab> {
         self.join_member(cluster, "worker", machine, machine, &folder)?;
         let address = format!("{}:{CLUSTER_PORT}", self.lab.node(cluster).v4());
         self.fleet.add_joined(machine, &folder, &address)?;
-        self.fleet.start(machine)?;
+        if self.log == USUAL_LOG {
+            self.fleet.start_quiet(machine)?;
+        } else {
+            self.fleet.start(machine)?;
+        }
         self.start(machine, Role::Worker)
     }
 
@@ -200,91 +224,6 @@ impl<'lab> Tiers<'lab> {
         let mut command = Command::new(&self.weald);
         command.args(arguments);
         self.lab.node(machine).run_ok(command, SOON)
-    }
-
-    /// Runs `weald` on root's machine with `--json` and returns the value that it prints.
-    ///
-    /// # Errors
-    /// It fails, or prints no JSON.
-    pub fn weald_json(&self, arguments: &[&str]) -> Result<Value> {
-        let arguments = [&["--json"], arguments].concat();
-        let printed = self.weald_on(&self.root, &arguments)?;
-        serde_json::from_str(&printed).with_context(|| format!("no JSON: {printed}"))
-    }
-
-    /// Waits until something holds of root's answer to a request.
-    ///
-    /// # Errors
-    /// It does not hold in time; the error shows the last answer.
-    pub fn wait_api(
-        &self,
-        what: &str,
-        path: &str,
-        holds: impl Fn(&Value) -> bool,
-    ) -> Result<Value> {
-        wait::until(what, SOON, || {
-            let answer = self.api("GET", path, None)?;
-            ensure!(holds(&answer), "{path}: {answer}");
-            Ok(answer)
-        })
-    }
-
-    /// Asks root's API, as the user that [`Tiers::login`] has logged in.
-    ///
-    /// # Errors
-    /// It does not answer 200, or with no JSON.
-    pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
-        let answer = self.ask(method, path, body)?;
-        serde_json::from_str(&answer).with_context(|| format!("no JSON: {answer}"))
-    }
-
-    /// The same for what is text.
-    ///
-    /// # Errors
-    /// It does not answer 200.
-    pub fn api_text(&self, path: &str) -> Result<String> {
-        self.ask("GET", path, None)
-    }
-
-    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
-        let mut command = Command::new("curl");
-        command.args([
-            "-sS",
-            "--max-time",
-            "10",
-            "-X",
-            method,
-            "-w",
-            "\n%{http_code}",
-        ]);
-        if let Some(token) = &self.token {
-            command.args(["-H", &format!("Authorization: Bearer {token}")]);
-        }
-        if let Some(body) = body {
-            command.args([
-                "-H",
-                "Content-Type: application/json",
-                "-d",
-                &body.to_string(),
-            ]);
-        }
-        command.arg(format!("http://127.0.0.1:10000{path}"));
-        let printed = self.lab.node(&self.root).run_ok(command, SOON)?;
-        let (answer, status) = printed.rsplit_once('\n').context("no status")?;
-        ensure!(status == "200", "{method} {path}: {status} {answer}");
-        Ok(answer.to_owned())
-    }
-
-    /// Logs in for [`Tiers::api`].
-    ///
-    /// # Errors
-    /// The user is not let in.
-    pub fn login(&mut self, username: &str, password: &str) -> Result<()> {
-        let body = serde_json::json!({ "username": username, "password": password });
-        let answer = self.api("POST", "/api/auth/login", Some(&body))?;
-        let token = answer["token"].as_str().context("no token")?;
-        self.token = Some(token.to_owned());
-        Ok(())
     }
 }
 

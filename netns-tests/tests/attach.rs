@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use netns_tests::pair::{self, TABLE};
-use netns_tests::{Fleet, Lab, Process, require, wait};
+use netns_tests::{Fleet, require, wait};
 
 const SOON: Duration = Duration::from_secs(10);
 const ON_ALPHA: &str = "home.lab.empty.lab.0";
@@ -34,24 +34,6 @@ fn attach(fleet: &Fleet<'_>, machine: &str, number: u32, more: &[&str]) -> Resul
     Ok(report.to_string())
 }
 
-fn serve(fleet: &Fleet<'_>, lab: &Lab, machine: &str, instance: &str) -> Result<Process> {
-    let page = lab.dir().join(machine);
-    std::fs::create_dir_all(&page)?;
-    std::fs::write(page.join("index.html"), format!("from {machine}"))?;
-    let page = page.to_str().context("path")?.to_owned();
-    let server = [
-        "python3",
-        "-m",
-        "http.server",
-        "80",
-        "-d",
-        &page,
-        "-b",
-        "::",
-    ];
-    fleet.spawn_in(machine, instance, &server)
-}
-
 fn fetch(fleet: &Fleet<'_>, machine: &str, from: &str, number: u32) -> Result<String> {
     let url = format!("http://empty.lab.{number}.instance.local/");
     let curl = ["curl", "-s", "-m", "2", &url];
@@ -73,8 +55,8 @@ fn attached_instances_talk_and_outlive_the_daemon() -> Result<()> {
     ensure!(first == again, "{first} {again}");
     attach(&fleet, "beta", 1, &[])?;
     let _pages = [
-        serve(&fleet, &lab, "alpha", ON_ALPHA)?,
-        serve(&fleet, &lab, "beta", ON_BETA)?,
+        fleet.serve_page("alpha", ON_ALPHA)?,
+        fleet.serve_page("beta", ON_BETA)?,
     ];
     ensure!(fetch(&fleet, "alpha", ON_ALPHA, 1)? == "from beta");
     ensure!(fetch(&fleet, "beta", ON_BETA, 0)? == "from alpha");

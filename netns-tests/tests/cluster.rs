@@ -1,11 +1,16 @@
 //! Netmanagers that have their rows from a cluster: they arrive, names resolve, packets flow, and
 //! all of it goes on when the cluster dies.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
-use netns_tests::{Fleet, Lab, Process, pair, require, wait};
+use netns_tests::{Fleet, Lab, pair, require, wait};
+use weald_proto::id::Identity;
 use weald_proto::session::{ClusterToNet, NetToCluster};
+use weald_trust::pki::folder::key_in;
+use weald_trust::pki::{key_hash, request};
+use weald_trust::tls::{CHAIN_FILE, Credentials, KEY_FILE};
 
 use fake::{Book, FakeCluster};
 use words::{Authorities, CLIENT, TELLER, WEB, app, dual, node};
@@ -49,24 +54,6 @@ fn attach(fleet: &Fleet<'_>, machine: &str, instance: &str, number: u8) -> Resul
     fleet.tool(machine, &arguments).map(drop)
 }
 
-fn serve(fleet: &Fleet<'_>, lab: &Lab, machine: &str, instance: &str) -> Result<Process> {
-    let page = lab.dir().join("page");
-    std::fs::create_dir_all(&page)?;
-    std::fs::write(page.join("index.html"), format!("from {machine}"))?;
-    let page = page.to_str().context("path")?.to_owned();
-    let server = [
-        "python3",
-        "-m",
-        "http.server",
-        "80",
-        "-d",
-        &page,
-        "-b",
-        "::",
-    ];
-    fleet.spawn_in(machine, instance, &server)
-}
-
 fn fetch(fleet: &Fleet<'_>, machine: &str, from: &str, url: &str) -> Result<String> {
     fleet.run_in(machine, from, &["curl", "-s", "-m", "3", url], SOON)
 }
@@ -92,7 +79,7 @@ fn rows_come_from_the_cluster_and_outlive_it() -> Result<()> {
     start_nodes(&mut fleet)?;
     attach(&fleet, "alpha", CLIENT, 1)?;
     attach(&fleet, "beta", WEB, 2)?;
-    let _page = serve(&fleet, &lab, "beta", WEB)?;
+    let _page = fleet.serve_page("beta", WEB)?;
     wait::until("the page comes by name", SOON, || {
         ensure!(fetch(&fleet, "alpha", CLIENT, WEB_URL)? == "from beta");
         Ok(())
@@ -199,7 +186,7 @@ fn a_node_sends_only_from_what_its_lease_says() -> Result<()> {
         start_nodes(&mut fleet)?;
         // Alpha has no rows of the bank, so that the lease alone speaks for its teller.
         attach(&fleet, "alpha", CLIENT, 1)?;
-        let _page = serve(&fleet, &lab, "alpha", CLIENT)?;
+        let _page = fleet.serve_page("alpha", CLIENT)?;
         let v4 = address.v4.context("v4")?.to_string();
         fleet.tool("beta", &["attach", TELLER, "--ipv4", &v4])?;
         let url = "http://shop.lab.client.lab.rr.local/";
@@ -232,7 +219,7 @@ fn a_node_is_ready_before_its_cluster_and_cut_when_revoked() -> Result<()> {
     let cluster = start_cluster(&lab, &authorities, authorities.book(None)?)?;
     attach(&fleet, "alpha", CLIENT, 1)?;
     attach(&fleet, "beta", WEB, 2)?;
-    let _page = serve(&fleet, &lab, "beta", WEB)?;
+    let _page = fleet.serve_page("beta", WEB)?;
     wait::until("the page comes by name", SOON, || {
         ensure!(fetch(&fleet, "alpha", CLIENT, WEB_URL)? == "from beta");
         Ok(())
@@ -252,5 +239,55 @@ fn a_node_is_ready_before_its_cluster_and_cut_when_revoked() -> Result<()> {
         Ok(())
     })?;
     ensure!(fetch(&fleet, "alpha", CLIENT, WEB_URL).is_err());
+    cluster.die()
+}
+
+/// It asks in time, shows the new certificate to whoever it meets then, and keeps its key.
+#[test]
+fn a_node_lives_on_beyond_its_first_certificate() -> Result<()> {
+    let lab = pair::lab()?;
+    let mut fleet = Fleet::new(&lab)?;
+    let authorities = add_nodes(&mut fleet)?;
+    let pki = lab.node("alpha").dir()?.join("pki");
+    // One that is due, or will be in five seconds: after two thirds of its life and up to a twelfth.
+    let (life, age) = (Duration::from_secs(60), Duration::from_secs(44));
+    let key = key_in(&pki.join(KEY_FILE))?;
+    let issuer = authorities.issuer(life)?;
+    let begin = SystemTime::now() - age;
+    let first = issuer.issue_for_csr(&Identity::Node(node("alpha")?), &request(&key)?, begin)?;
+    std::fs::write(pki.join(CHAIN_FILE), first.pem())?;
+    let first = Credentials::load(&pki)?.not_after()?;
+    let mut book = authorities.book(None)?;
+    book.issuer = Some(Arc::new(issuer));
+    let cluster = start_cluster(&lab, &authorities, book.clone())?;
+    fleet.start("alpha")?;
+    let kept = wait::until("alpha has another certificate", SOON, || {
+        let kept = Credentials::load(&pki)?;
+        ensure!(kept.not_after()? > first, "it has the first");
+        Ok(kept)
+    })?;
+    let shown = || -> Result<Option<[u8; 32]>> {
+        let said = cluster
+            .said
+            .lock()
+            .map_err(|_| anyhow::anyhow!("poisoned"))?;
+        Ok(said.keys.get(&node("alpha")?).copied())
+    };
+    ensure!(shown()? == Some(key_hash(&request(&key)?)?.0));
+    cluster.die()?;
+    wait::until("the first certificate has ended", life, || {
+        ensure!(kept.clock().now() > first);
+        Ok(())
+    })?;
+    // The daemon that was started with it meets its cluster with the new one.
+    let cluster = start_cluster(&lab, &authorities, book)?;
+    wait::until("alpha is back", SOON + SOON, || {
+        let said = cluster
+            .said
+            .lock()
+            .map_err(|_| anyhow::anyhow!("poisoned"))?;
+        ensure!(!said.hellos.is_empty(), "nobody has come");
+        Ok(())
+    })?;
     cluster.die()
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use netns_tests::fleet::{METRICS, RELAY_METRICS};
 use netns_tests::pair::{self, ON_ALPHA, ON_BETA, TABLE};
 use netns_tests::{command, wait};
 
@@ -53,6 +54,70 @@ fn ping_by_name_tells_instance_and_path() -> Result<()> {
     for tool in [&["status"][..], &["peers"], &["flows"], &closest] {
         ensure!(!fleet.tool_json("alpha", tool)?.is_empty(), "{tool:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn figures_are_scraped_of_daemons_and_relays() -> Result<()> {
+    let lab = pair::lab()?;
+    let fleet = pair::start(&lab)?;
+    let _echo = fleet
+        .instance("beta", ON_BETA)?
+        .tcp_echo(pair::anywhere())?;
+    let host = lab.node("alpha");
+    ensure!(host.tcp_exchange(pair::at(BETA[0]), b"host", SOON)? == b"host");
+    let lookup = "dig +short @169.254.1.1 home.lab.echo.lab.any.rr.local A";
+    host.run_ok(command(lookup), SOON)?;
+    // Nothing is counted anew for being read, and at the relay both are registered by then.
+    let relay = wait::until("both nodes are at the relay", SOON, || {
+        let figures = fleet.scrape("relay", RELAY_METRICS)?;
+        let up = figures.get("weald_links_up{peer=\"netmanager\"}");
+        ensure!(up == Some(&2.0), "{figures:?}");
+        Ok(figures)
+    })?;
+    ensure!(
+        relay.get("weald_tokens_refused_total") == Some(&0.0),
+        "{relay:?}"
+    );
+    let daemon = fleet.scrape("alpha", METRICS)?;
+    let value = |name: &str| {
+        let value = daemon.get(name).copied();
+        value.with_context(|| format!("no {name}: {daemon:?}"))
+    };
+    for (name, expected) in [
+        ("weald_links_up{peer=\"cluster\"}", 0.0),
+        ("weald_links_up{peer=\"netmanager\"}", 1.0),
+        ("weald_links_up{peer=\"relay\"}", 1.0),
+        ("weald_instances_hosted", 1.0),
+        ("weald_table_rows{kind=\"services\"}", 4.0),
+        ("weald_name_queries_total{outcome=\"answered\"}", 1.0),
+    ] {
+        ensure!(value(name)? == expected, "{name}: {daemon:?}");
+    }
+    for direction in ["in", "out"] {
+        for what in [
+            "tun_packets",
+            "tun_bytes",
+            "socket_datagrams",
+            "socket_bytes",
+        ] {
+            let name = format!("weald_{what}_total{{direction=\"{direction}\"}}");
+            ensure!(value(&name)? > 0.0, "{name}: {daemon:?}");
+        }
+    }
+    // Every reason is told, also those that nothing was dropped for.
+    let drops = daemon
+        .keys()
+        .filter(|it| it.starts_with("weald_dropped_packets_total{"));
+    ensure!(drops.count() > 10, "{daemon:?}");
+    // A port that others could reach is refused.
+    let beyond = fleet.tool_command("alpha", &["up", "--metrics", "0.0.0.0:9103"])?;
+    let output = host.run(beyond, SOON)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        !output.status.success() && said.contains("loopback"),
+        "{said}"
+    );
     Ok(())
 }
 

@@ -1,36 +1,25 @@
-//! Each NAT flavour maps and filters as its name says (RFC 4787), seen with plain UDP sockets.
+//! Every kind of router in the matrix maps and filters as its name says (RFC 4787), in both
+//! flavours, seen with plain UDP sockets; and what becomes of two sites that punch too early.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use anyhow::Result;
-use netns_tests::{Description, Lab, Machine, Nat, Node, Segment};
+use anyhow::{Context as _, Result, ensure};
+use netns_tests::nat_matrix::case::{Case, Families, Flavour, Kind, Pair};
+use netns_tests::nat_matrix::{description, prove};
+use netns_tests::nat_probe::Behaviour;
+use netns_tests::{Description, Lab, Machine, Nat, Segment};
 
 const SECOND: Duration = Duration::from_secs(1);
+/// The port that both sites punch with.
+const PORT: u16 = 5000;
 
-/// Which of the probes come through that were not asked for.
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
-struct Filter {
-    other_port: bool,
-    other_address: bool,
-}
-
-const STRICT: Filter = Filter {
-    other_port: false,
-    other_address: false,
-};
-const BY_ADDRESS: Filter = Filter {
-    other_port: true,
-    other_address: false,
-};
-const OPEN: Filter = Filter {
-    other_port: true,
-    other_address: true,
-};
-
-fn lab(router: Machine) -> Result<Lab> {
-    Lab::new(
+/// Translation of both families, as no matrix case has it.
+fn translated_twice(nat: Nat, flavour: Flavour) -> Result<()> {
+    let router = Machine::router("gateway", "internet", "site")
+        .nat(nat)
+        .nat66(nat);
+    let lab = Lab::new(
         &Description::new()
             .segment(
                 Segment::new("internet")
@@ -40,175 +29,170 @@ fn lab(router: Machine) -> Result<Lab> {
             .segment(Segment::new("site").v4("192.168.1.0/24").v6("fd00:1::/64"))
             .machine(Machine::host("s1").on("internet"))
             .machine(Machine::host("s2").on("internet"))
-            .machine(router)
+            .machine(match flavour {
+                Flavour::Drops => router.drop_unsolicited(),
+                Flavour::Answers => router,
+            })
             .machine(Machine::host("inside").on("site")),
-    )
-}
-
-fn gateway(nat: Nat) -> Machine {
-    Machine::router("gateway", "internet", "site")
-        .nat(nat)
-        .nat66(nat)
-}
-
-fn address(node: &Node, v6: bool) -> IpAddr {
-    if v6 {
-        node.v6().into()
-    } else {
-        node.v4().into()
+    )?;
+    let outside = [lab.node("s1"), lab.node("s2")];
+    for v6 in [false, true] {
+        let seen = Behaviour::observe(lab.node("inside"), outside, v6)?;
+        ensure!(
+            seen == Behaviour::of(nat, flavour == Flavour::Drops),
+            "{nat:?} that {}, v6: {v6}: {seen:?}",
+            flavour.word()
+        );
     }
+    Ok(())
 }
 
-fn socket(node: &Node, v6: bool, port: u16) -> Result<UdpSocket> {
-    let socket = node.udp_bind(SocketAddr::new(address(node, v6), port))?;
-    socket.set_read_timeout(Some(5 * SECOND))?;
-    Ok(socket)
-}
-
-/// The mappings that three outside sockets see of one inside socket.
-fn mappings(lab: &Lab, v6: bool) -> Result<Vec<SocketAddr>> {
-    let (s1, s2) = (lab.node("s1"), lab.node("s2"));
-    let inside = socket(lab.node("inside"), v6, 40_000)?;
-    let mut seen = Vec::new();
-    for outside in [
-        socket(s1, v6, 1000)?,
-        socket(s1, v6, 1001)?,
-        socket(s2, v6, 1000)?,
-    ] {
-        inside.send_to(b"hello", outside.local_addr()?)?;
-        seen.push(outside.recv_from(&mut [0; 16])?.1);
-    }
-    let gateway = lab.node("gateway").interfaces()[0].clone();
-    let outside: Option<IpAddr> = if v6 {
-        gateway.v6.map(IpAddr::V6)
-    } else {
-        gateway.v4.map(IpAddr::V4)
-    };
-    assert!(
-        seen.iter().all(|from| Some(from.ip()) == outside),
-        "{seen:?}"
-    );
-    Ok(seen)
-}
-
-/// Sends to one outside socket, and has others answer; the one asked answers last.
-fn filter(lab: &Lab, v6: bool) -> Result<Filter> {
-    let (s1, s2) = (lab.node("s1"), lab.node("s2"));
-    let inside = socket(lab.node("inside"), v6, 40_001)?;
-    let asked = socket(s1, v6, 2000)?;
-    inside.send_to(b"hello", asked.local_addr()?)?;
-    let (_, mapping) = asked.recv_from(&mut [0; 16])?;
-    socket(s1, v6, 2001)?.send_to(b"other port", mapping)?;
-    socket(s2, v6, 2000)?.send_to(b"other address", mapping)?;
-    asked.send_to(b"end", mapping)?;
-    let mut got = BTreeSet::new();
-    loop {
-        let mut buffer = [0; 16];
-        let length = inside.recv(&mut buffer)?;
-        match &buffer[..length] {
-            b"end" => break,
-            other => got.insert(String::from_utf8_lossy(other).into_owned()),
-        };
-    }
-    Ok(Filter {
-        other_port: got.contains("other port"),
-        other_address: got.contains("other address"),
-    })
-}
-
-/// Checks one flavour, for both families and with both kinds of routers.
-fn check(nat: Nat, expected: Filter, mapping: impl Fn(&[u16]) -> bool) -> Result<()> {
-    for router in [gateway(nat), gateway(nat).drop_unsolicited()] {
-        let lab = lab(router)?;
-        for v6 in [false, true] {
-            let ports: Vec<u16> = mappings(&lab, v6)?
-                .iter()
-                .map(|address| address.port())
-                .collect();
-            assert!(mapping(&ports), "{nat:?} maps to {ports:?}, v6: {v6}");
-            assert_eq!(filter(&lab, v6)?, expected, "{nat:?}, v6: {v6}");
+#[test]
+fn translations_do_what_their_names_say_to_both_families() -> Result<()> {
+    for flavour in Flavour::ALL {
+        for nat in [
+            Nat::PortRestricted,
+            Nat::Symmetric,
+            Nat::FullCone,
+            Nat::AddressRestricted,
+            Nat::SequentialSymmetric,
+        ] {
+            translated_twice(nat, flavour)?;
         }
     }
     Ok(())
 }
 
-fn one_for_all(ports: &[u16]) -> bool {
-    ports.iter().all(|port| *port == 40_000)
+#[test]
+fn every_router_of_the_matrix_is_what_it_is_called() -> Result<()> {
+    let kinds = Kind::ALL;
+    for router in Flavour::ALL {
+        for pair in kinds.chunks(2) {
+            let case = Case {
+                pair: Pair::Apart(pair[0], pair[1]),
+                router,
+                ip: Families::V6OnBoth,
+            };
+            prove(&Lab::new(&description(case))?, case)?;
+        }
+        for kind in [Kind::FullCone, Kind::Double] {
+            let (pair, ip) = (Pair::Same(kind), Families::V4);
+            let case = Case { pair, router, ip };
+            prove(&Lab::new(&description(case))?, case)?;
+        }
+    }
+    Ok(())
 }
 
-fn one_each(ports: &[u16]) -> bool {
-    ports.iter().collect::<BTreeSet<_>>().len() == ports.len()
+/// Two sites behind port-restricted cones, as the matrix has them.
+struct Sites {
+    lab: Lab,
+    alpha: UdpSocket,
+    beta: UdpSocket,
+    /// What the internet sees of either.
+    outside: [SocketAddr; 2],
+}
+
+impl Sites {
+    fn new(router: Flavour) -> Result<Self> {
+        let case = Case {
+            pair: Pair::Apart(Kind::PortRestricted, Kind::PortRestricted),
+            router,
+            ip: Families::V4,
+        };
+        let lab = Lab::new(&description(case))?;
+        let hub = lab.node("hub");
+        let observer = hub.udp_bind((hub.v4(), 7).into())?;
+        observer.set_read_timeout(Some(5 * SECOND))?;
+        let socket = |name: &str| -> Result<(UdpSocket, SocketAddr)> {
+            let node = lab.node(name);
+            let socket = node.udp_bind((node.v4(), PORT).into())?;
+            socket.set_read_timeout(Some(SECOND / 4))?;
+            socket.send_to(b"who am I?", observer.local_addr()?)?;
+            Ok((socket, observer.recv_from(&mut [0; 16])?.1))
+        };
+        let ((alpha, alpha_outside), (beta, beta_outside)) = (socket("alpha")?, socket("beta")?);
+        Ok(Self {
+            alpha,
+            beta,
+            outside: [alpha_outside, beta_outside],
+            lab,
+        })
+    }
+
+    /// Alpha opens its own mapping with packets of so many hops, then both send with full TTL.
+    fn punch(&self, hops: u32) -> Result<bool> {
+        let [alpha_outside, beta_outside] = self.outside;
+        let full = self.alpha.ttl()?;
+        self.alpha.set_ttl(hops)?;
+        self.alpha.send_to(b"open", beta_outside)?;
+        self.alpha.set_ttl(full)?;
+        self.wait_tracked()?;
+        for _ in 0..3 {
+            // An error from a router that answers is told at the next call.
+            let _ = self.beta.send_to(b"punch", alpha_outside);
+            let _ = self.alpha.send_to(b"punch", beta_outside);
+        }
+        let punched = |socket: &UdpSocket| {
+            let mut buffer = [0; 16];
+            let come = (0..4).find_map(|_| socket.recv(&mut buffer).ok());
+            come.is_some_and(|length| &buffer[..length] == b"punch")
+        };
+        Ok(punched(&self.alpha) && punched(&self.beta))
+    }
+
+    /// Waits until alpha's router has an entry for what was sent to beta.
+    fn wait_tracked(&self) -> Result<()> {
+        let to = self.outside[1].ip();
+        netns_tests::wait::until("alpha's router has a mapping", 5 * SECOND, || {
+            let entries = self.entries("gateway-a")?;
+            ensure!(entries.contains(&format!("dst={to}")), "{entries}");
+            Ok(())
+        })
+    }
+
+    fn entries(&self, router: &str) -> Result<String> {
+        let list = netns_tests::command("conntrack -L -p udp");
+        let entries = self.lab.node(router).run_ok(list, 5 * SECOND);
+        entries.context("conntrack is needed")
+    }
 }
 
 #[test]
-fn port_restricted() -> Result<()> {
-    check(Nat::PortRestricted, STRICT, one_for_all)
-}
-
-#[test]
-fn symmetric() -> Result<()> {
-    check(Nat::Symmetric, STRICT, one_each)
-}
-
-#[test]
-fn sequential_symmetric() -> Result<()> {
-    check(Nat::SequentialSymmetric, STRICT, |ports| {
-        ports.windows(2).all(|pair| pair[1] == pair[0] + 1) && ports[0] >= 20_000
-    })
-}
-
-#[test]
-fn full_cone() -> Result<()> {
-    check(Nat::FullCone, OPEN, one_for_all)
-}
-
-#[test]
-fn address_restricted() -> Result<()> {
-    check(Nat::AddressRestricted, BY_ADDRESS, one_for_all)
-}
-
-#[test]
-fn blocked_udp_leaves_tcp() -> Result<()> {
-    let lab = lab(gateway(Nat::PortRestricted).block_udp())?;
-    let (inside, s1) = (lab.node("inside"), lab.node("s1"));
-    let (tcp, udp) = (
-        s1.tcp_echo((s1.v4(), 80).into())?,
-        s1.udp_echo((s1.v4(), 80).into())?,
+fn a_punch_that_comes_too_early_spoils_routers_that_answer() -> Result<()> {
+    netns_tests::require::programs(&["conntrack"])?;
+    // All the way to beta's router, which has not sent yet: nothing is spoilt if it drops.
+    ensure!(Sites::new(Flavour::Drops)?.punch(64)?, "dropped, but lost");
+    let spoilt = Sites::new(Flavour::Answers)?;
+    ensure!(
+        !spoilt.punch(64)?,
+        "the entry of the early packet did no harm"
     );
-    assert_eq!(
-        inside.tcp_exchange(tcp.address(), b"hello", 5 * SECOND)?,
-        b"hello"
+    // Beta's own packets get another port now, which alpha's router lets nobody use.
+    let entries = spoilt.entries("gateway-b")?;
+    let asked = format!(
+        "src={} dst={}",
+        spoilt.outside[0].ip(),
+        spoilt.outside[1].ip()
     );
-    assert!(
-        inside
-            .udp_exchange(udp.address(), b"hello", SECOND / 5)
-            .is_err()
-    );
-    assert_eq!((tcp.requests(), udp.requests()), (1, 0));
+    ensure!(entries.contains(&asked), "{entries}");
     Ok(())
 }
 
 #[test]
-fn a_nat_behind_a_nat() -> Result<()> {
-    let lab = Lab::new(
-        &Description::new()
-            .segment(Segment::new("internet").v4("203.0.113.0/24"))
-            .segment(Segment::new("provider").v4("100.64.0.0/10"))
-            .segment(Segment::new("home").v4("192.168.1.0/24"))
-            .machine(Machine::host("server").on("internet"))
-            .machine(
-                Machine::router("carrier", "internet", "provider")
-                    .nat(Nat::Symmetric)
-                    .drop_unsolicited(),
-            )
-            .machine(Machine::router("box", "provider", "home").nat(Nat::PortRestricted))
-            .machine(Machine::host("inside").on("home")),
-    )?;
-    let server = lab.node("server");
-    let echo = server.udp_echo((server.v4(), 7).into())?;
-    let answer = lab
-        .node("inside")
-        .udp_exchange(echo.address(), b"hello", 5 * SECOND)?;
-    assert_eq!(answer, b"hello");
+fn opening_packets_that_die_in_transit_spoil_nothing() -> Result<()> {
+    netns_tests::require::programs(&["conntrack"])?;
+    for router in Flavour::ALL {
+        // The own router takes the first hop; the second and the third are transit routers.
+        for hops in [2, 3] {
+            let sites = Sites::new(router)?;
+            ensure!(
+                sites.punch(hops)?,
+                "{} hops, router that {}",
+                hops,
+                router.word()
+            );
+        }
+    }
     Ok(())
 }

@@ -74,11 +74,12 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
 
     pair::set_lan(&lab, Impairment::loss(Loss::Random(1.0)));
     until(0.5, &mut received)?;
-    ensure!(
-        pair::path_kind(&fleet)? == "relay",
-        "{}",
-        fleet.peer("alpha", "home/beta")?
-    );
+    // Each end chooses for itself: what beta sends may come by the relay before alpha, which has
+    // little to send, has lost as many probes as it takes.
+    wait::until("the session is relayed", SOON, || {
+        ensure!(pair::path_kind(&fleet)? == "relay");
+        Ok(())
+    })?;
 
     pair::set_lan(
         &lab,

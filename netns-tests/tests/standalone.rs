@@ -1,4 +1,5 @@
-//! `docs/standalone.md`, run as it is written: its shell blocks on two hosts, its files in place.
+//! `docs/standalone.md` and `docs/cluster.md`, run as they are written: their shell blocks on two hosts,
+//! their files in place.
 //!
 //! Each host has a shell with a mount namespace of its own, in which the paths that the page names
 //! are private. Only `scp` is ours, because the hosts of a lab have no sshd.
@@ -12,11 +13,12 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use netns_tests::{Attachment, Description, Lab, Machine, Segment, require};
+use netns_tests::{Description, Lab, Machine, Segment, require};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-const PAGE: &str = include_str!("../../docs/standalone.md");
+const STANDALONE: &str = include_str!("../../docs/standalone.md");
+const CLUSTER: &str = include_str!("../../docs/cluster.md");
 /// Directories that each host has for itself.
 const PRIVATE: [&str; 5] = [
     "/etc/weald",
@@ -37,13 +39,23 @@ struct Block {
 }
 
 #[test]
-fn the_page_works_as_written() -> Result<()> {
-    require::programs(&["unshare", "ip", "curl", "python3"])?;
+fn two_hosts_with_two_files_have_a_tunnel() -> Result<()> {
+    works_as_written(STANDALONE, 10)
+}
+
+#[test]
+fn two_nodes_join_a_cluster_by_hand() -> Result<()> {
+    works_as_written(CLUSTER, 15)
+}
+
+/// Runs every block of a page, of which there are so many at least.
+fn works_as_written(page: &str, least: u32) -> Result<()> {
+    require::programs(&["nsenter", "unshare", "ip", "curl", "python3"])?;
     let lab = Lab::new(
         &Description::new()
             .segment(Segment::new("net").v4("192.0.2.0/24"))
-            .machine(Machine::host("alpha").attach(Attachment::to("net").number(1)))
-            .machine(Machine::host("beta").attach(Attachment::to("net").number(2))),
+            .machine(Machine::host("alpha").at("net", 1))
+            .machine(Machine::host("beta").at("net", 2)),
     )?;
     fs::create_dir_all(lab.dir())?;
     let _mount_points = MountPoints::make()?;
@@ -51,11 +63,11 @@ fn the_page_works_as_written() -> Result<()> {
     let mut beta = Host::start(&lab, "beta")?;
     let mut printed = String::new();
     let mut ran = 0;
-    for block in blocks(PAGE) {
+    for block in blocks(page) {
         match (block.kind.as_str(), block.place.as_str()) {
             ("sh", "alpha") => printed = alpha.run(&block.text)?,
             ("sh", "beta") => printed = beta.run(&block.text)?,
-            ("toml", path) => {
+            ("toml" | "json", path) => {
                 for host in [&mut alpha, &mut beta] {
                     host.run(&format!("cat > {path} <<'END'\n{}END", block.text))?;
                 }
@@ -73,22 +85,33 @@ fn the_page_works_as_written() -> Result<()> {
             let path = fs::read_to_string(lab.dir().join("path"))?;
             beta.run(&format!("cp -r {}/for-beta {path}", lab.dir().display()))?;
         }
-        if block.text.contains("netmanager up") {
+        if let Some(log) = started(&block.text) {
             let host = if block.place == "alpha" {
                 &mut alpha
             } else {
                 &mut beta
             };
-            host.run("until netmanager status > /dev/null 2>&1; do kill -0 $! || break; done")?;
+            host.run(&format!(
+                "until grep -q ready {log}; do kill -0 $! || {{ cat {log}; break; }}; sleep 0.02; done"
+            ))?;
         }
         ran += 1;
     }
-    ensure!(ran >= 10, "only {ran} blocks were found");
+    ensure!(ran >= least, "only {ran} blocks were found");
     for host in [&mut alpha, &mut beta] {
         let left = host.run("ls /run/netns | grep -c weald || true; ls -A /run/weald")?;
         ensure!(left.trim() == "0", "left behind: {left}");
     }
     Ok(())
+}
+
+/// Where a program that a block leaves running writes what it says.
+fn started(block: &str) -> Option<&str> {
+    let (_, log) = block
+        .trim_end()
+        .strip_suffix(" 2>&1 &")?
+        .rsplit_once("> ")?;
+    log.starts_with("/var/log/").then_some(log)
 }
 
 fn blocks(page: &str) -> Vec<Block> {
@@ -143,8 +166,10 @@ struct Host {
 
 impl Host {
     fn start(lab: &Lab, name: &str) -> Result<Self> {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", lab.node(name).name()]);
+        let mut command = Command::new("nsenter");
+        let namespace = format!("--net=/run/netns/{}", lab.node(name).name());
+        // Not by `ip netns exec`, which hides the cgroups with another /sys.
+        command.arg(namespace);
         command.args(["unshare", "--mount", "--propagation", "private", "sh"]);
         command
             .stdin(Stdio::piped())
@@ -174,7 +199,7 @@ impl Host {
         let folder = netmanager()?;
         let exchange = lab.dir();
         host.run(&format!(
-            "{mounts}PATH={1}:$PATH\nscp() {{ cp -r \"$2\" {0}/for-${{3%%:*}}; printf %s \"${{3#*:}}\" > {0}/path; }}\n",
+            "{mounts}PATH={1}:$PATH\nexport HOME=/srv\nscp() {{ cp -r \"$2\" {0}/for-${{3%%:*}}; printf %s \"${{3#*:}}\" > {0}/path; }}\n",
             exchange.display(),
             folder.display()
         ))?;

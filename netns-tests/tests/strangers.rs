@@ -18,7 +18,10 @@ use netns_tests::pair::{self, ON_ALPHA, ON_BETA, TABLE};
 use netns_tests::{EchoServer, Fleet, Lab, wait};
 use serde_json::{Value, json};
 use weald_proto::chunk::DatagramKind;
+use weald_proto::codec::Message as _;
 use weald_proto::id::{Identity, Label, NodeId, RelayId};
+use weald_proto::session::{CandidateKind, NatMapping, PeerCandidate, PeerToPeer};
+use weald_proto::stream::framed;
 use weald_trust::tls::PEER_ALPN;
 
 use self::papers::{Fault, Papers};
@@ -148,6 +151,85 @@ fn strangers_who_are_dialled_are_refused_and_nothing_reaches_them() -> Result<()
     Ok(())
 }
 
+/// A peer with a right certificate names addresses that are not its own: of this host, of the overlay,
+/// of everybody, of sites that this host is not at, of a family that it does not have, more than anybody
+/// has; and of a third party, which gets few packets that live for two hops, whatever is named.
+#[test]
+fn a_peer_that_names_third_parties_makes_no_storm_there() -> Result<()> {
+    let never = [
+        "127.0.0.1:53",
+        "224.0.0.251:5353",
+        "255.255.255.255:9",
+        "169.254.169.254:80",
+        "203.0.113.10:0",
+        "10.30.1.1:80",
+        "203.0.113.1:10260",
+        "172.20.0.1:53",
+        "100.64.0.1:53",
+        "[2001:db8::1]:53",
+    ];
+    let third = |port| SocketAddr::from(([203, 0, 113, 10], port));
+    let beyond = (100..110).map(third);
+    let listed: Vec<SocketAddr> = never
+        .iter()
+        .map(|at| at.parse())
+        .collect::<Result<_, _>>()?;
+    let refused = listed.len() as u64;
+    let listed = listed.into_iter().chain((1..=6).map(third)).chain(beyond);
+    let list = PeerToPeer::Candidates {
+        generation: 1,
+        mapping: NatMapping::Independent,
+        candidates: listed
+            .map(|address| PeerCandidate {
+                kind: CandidateKind::Reflexive,
+                address,
+            })
+            .collect(),
+    };
+    let lab = pair::lab()?;
+    let site = Site::start_with(&lab, "")?;
+    let before = site.fleet.all_drops("alpha")?;
+    let capture = lab.node("alpha").capture("eth0")?;
+    let honest = site.client(&identity("honest")?, Fault::None)?;
+    let any = SocketAddr::from(([0; 4], 0));
+    let socket = lab.node("relay").udp_bind(any)?;
+    let words = framed(&list.encode()?);
+    // It answers no probes, so it is sent away as unreachable after a while, and not before.
+    let met = quic::stay(&socket, ALPHA, honest, words, Duration::from_secs(5))?;
+    ensure!(met.lost.is_none_or(|why| why.contains("no path answers")));
+
+    let after = site.fleet.all_drops("alpha")?;
+    let more = |reason: &str| {
+        let of = |drops: &std::collections::BTreeMap<String, u64>| {
+            drops.get(reason).copied().unwrap_or(0)
+        };
+        of(&after) - of(&before)
+    };
+    ensure!(
+        more("candidate_refused") == refused,
+        "{before:?} then {after:?}"
+    );
+    ensure!(
+        more("candidate_list_too_long") == 10,
+        "{before:?} then {after:?}"
+    );
+    let captured = capture.stop()?;
+    for one in captured.datagrams().filter(|one| one.flow.source == ALPHA) {
+        let to = one.flow.destination;
+        let known = to.port() > 1024 && to.ip() == third(1).ip();
+        ensure!(known || (1..=6).any(|port| to == third(port)), "{to}");
+    }
+    for port in 1..=6 {
+        let sent = captured
+            .datagrams()
+            .filter(|one| one.flow.destination == third(port));
+        let sent = sent.count();
+        // At most two short-lived ones in each of three rounds, of which nobody says that it has begun.
+        ensure!(sent <= 6, "{sent} to port {port}");
+    }
+    site.honest_traffic_flows()
+}
+
 /// Alpha and beta with a session and a flow, and the strangers' papers.
 struct Site<'lab> {
     lab: &'lab Lab,
@@ -159,7 +241,11 @@ struct Site<'lab> {
 
 impl<'lab> Site<'lab> {
     fn start(lab: &'lab Lab) -> Result<Self> {
-        let mut fleet = pair::start(lab)?;
+        Self::start_with(lab, pair::NO_PUNCHING)
+    }
+
+    fn start_with(lab: &'lab Lab, config: &str) -> Result<Self> {
+        let mut fleet = pair::start_nodes(lab, TABLE, &pair::NODES, config)?;
         fleet.write_table(&table()?)?;
         let papers = Papers::open(&fleet.authority())?;
         let beta = fleet.instance("beta", ON_BETA)?;

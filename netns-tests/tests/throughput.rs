@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netns_tests::pair::{NODES, ON_ALPHA, ON_BETA, TABLE};
-use netns_tests::{Attachment, Description, Fleet, Lab, Machine, Segment, command, require, wait};
+use netns_tests::{Description, Fleet, Lab, Machine, Segment, command, require, wait};
 
 /// Rounds; bare and tunnelled take turns in each.
 const ROUNDS: usize = 5;
@@ -13,8 +13,9 @@ const MEASURE: &str = "2";
 /// The least median of the rounds' ratios; the best tunnel of the field reached 0.14 when measured
 /// for this project. Eleven runs with three rounds each of a release build, on two cores on which
 /// the bare link alone varies by a half, gave 0.099 to 0.148, with a median of 0.129; five rounds
-/// leave less to chance. The CPU time beside it is the steadier figure.
-const LEAST_RATIO: f64 = 0.10;
+/// leave less to chance, and the floor is below all of them. The CPU time beside it is the steadier
+/// figure.
+const LEAST_RATIO: f64 = 0.08;
 /// `/proc` counts in hundredths of a second (USER_HZ) on every architecture but Alpha.
 const NANOSECONDS_PER_TICK: f64 = 1e7;
 const SOON: Duration = Duration::from_secs(20);
@@ -22,8 +23,7 @@ const SOON: Duration = Duration::from_secs(20);
 #[test]
 fn one_tcp_flow_against_the_bare_link() -> Result<()> {
     require::programs(&["iperf3"])?;
-    let node =
-        |name: &str, number| Machine::host(name).attach(Attachment::to("lan").number(number));
+    let node = |name: &str, number| Machine::host(name).at("lan", number);
     let lab = Lab::new(
         &Description::new()
             .segment(Segment::new("lan").v4("192.168.7.0/24"))

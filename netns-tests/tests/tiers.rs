@@ -2,9 +2,10 @@
 //! both sites, and its instances reach one another by name.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use netns_tests::fleet::elements;
 use netns_tests::tiers::Role;
 use netns_tests::{Lab, Tiers, require, two_sites, wait};
 use serde_json::{Value, json};
@@ -12,7 +13,17 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_secs(20);
 const SHOP: &str = include_str!("../../examples/shop.json");
 const CLIENT: &str = "shop.prod.client.prod.0";
+const WEB_NAME: &str = "shop.prod.web.prod.any.rr.local";
 const WEB_URL: &str = "http://web.prod.rr.local/";
+const NODES: &str = "/api/v1/nodes";
+const INSTANCES: &str = "/api/v1/instances";
+/// How soon a node whose worker died must be shown so, and be out of every table.
+const DEAD_TIME: Duration = Duration::from_secs(5);
+const GONE_TIME: Duration = Duration::from_secs(6);
+/// How soon a revoked node must be cut.
+const CUT_TIME: Duration = Duration::from_secs(5);
+/// What one look costs on a busy machine.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Where an instance is: the machine that has the name of its node.
 fn machine_of(instances: &Value, name: &str) -> Result<String> {
@@ -34,40 +45,101 @@ fn fetch(tiers: &Tiers<'_>, machine: &str) -> Result<String> {
     tiers.fleet.run_in(machine, CLIENT, &curl, SOON)
 }
 
-#[test]
-fn one_sla_runs_on_two_sites() -> Result<()> {
-    require::programs(&["curl", "nginx"])?;
-    let lab = Lab::new(&two_sites::description())?;
-    let mut tiers = Tiers::new(&lab, "relay")?;
+/// What the SLA says of lanes is what flows between the sites have.
+fn takes_the_lane_of_the_sla(tiers: &Tiers<'_>, client: &str) -> Result<()> {
+    wait::until("a flow has the lane of the SLA", SOON, || {
+        fetch(tiers, client)?;
+        let flows = tiers.fleet.tool_json(client, &["flows"])?;
+        let mut flows = flows.iter().flat_map(elements);
+        let found = flows.any(|flow| {
+            flow["lane"] == "l4"
+                && flow["lane_reason"] == "policy of the service"
+                && flow["accept"] == "early"
+        });
+        ensure!(found, "{:?}", tiers.fleet.tool_json(client, &["flows"])?);
+        Ok(())
+    })
+}
+
+/// Root on the machine of the relay, and two clusters with a node each, all of them alive.
+fn start(lab: &Lab) -> Result<Tiers<'_>> {
+    let mut tiers = Tiers::new(lab, "relay")?;
     tiers.add_cluster("a1", "munich")?;
     tiers.add_cluster("b1", "paris")?;
     tiers.add_relay("a1", "munich/r1")?;
     tiers.add_node("a1", "a2")?;
     tiers.add_node("b1", "b2")?;
     tiers.login("Admin", "Admin")?;
-    let alive = |nodes: &Value| {
-        let nodes = nodes.as_array();
-        nodes.is_some_and(|all| all.len() == 2 && all.iter().all(|it| it["standing"] == "alive"))
-    };
-    tiers.wait_api("two nodes are alive", "/api/v1/nodes", alive)?;
+    tiers.wait_api("two nodes are alive", NODES, both_alive)?;
+    Ok(tiers)
+}
 
-    let sla: Value = serde_json::from_str(SHOP)?;
+fn both_alive(nodes: &Value) -> bool {
+    let nodes = nodes.as_array();
+    nodes.is_some_and(|all| all.len() == 2 && all.iter().all(|it| it["standing"] == "alive"))
+}
+
+/// The shop with three servers, on both sites: what runs where, and what was applied.
+fn deploy(tiers: &Tiers<'_>) -> Result<(Value, Value)> {
+    let mut sla: Value = serde_json::from_str(SHOP)?;
+    let web = &mut sla["applications"][0]["microservices"][0];
+    ensure!(web["microservice_name"] == "web", "{web}");
+    (web["lane"], web["accept"]) = (json!("l4"), json!("early"));
     let applied = tiers.api("POST", "/api/v1/apply?deploy=1", Some(&sla))?;
-    let web = applied["services"][0]
-        .as_str()
-        .context("no service")?
-        .to_owned();
-    let scale = format!("/api/v1/services/{web}/scale");
-    tiers.api("POST", &scale, Some(&json!({ "instances": 3 })))?;
-    let instances = "/api/v1/instances";
-    let known = tiers.wait_api("four instances run", instances, |it| all_run(it, 4))?;
-    let client = machine_of(&known, CLIENT)?;
+    scale_web(tiers, &applied, 3)?;
+    let known = tiers.wait_api("four instances run", INSTANCES, |it| all_run(it, 4))?;
     let sites: BTreeSet<_> = (0..3)
         .map(|at| machine_of(&known, &format!("shop.prod.web.prod.{at}")))
         .collect::<Result<_>>()?;
     ensure!(sites.len() == 2, "all of it is on one site: {sites:?}");
+    Ok((known, applied))
+}
+
+fn scale_web(tiers: &Tiers<'_>, applied: &Value, to: u32) -> Result<()> {
+    let web = applied["services"][0].as_str().context("no service")?;
+    let scale = format!("/api/v1/services/{web}/scale");
+    let wanted = json!({ "instances": to });
+    tiers.api("POST", &scale, Some(&wanted)).map(drop)
+}
+
+/// The node that the client is not on: its machine, and its id.
+fn other_node(client: &str) -> (&'static str, &'static str) {
+    if client == "a2" {
+        ("b2", "paris/b2")
+    } else {
+        ("a2", "munich/a2")
+    }
+}
+
+/// The nodes of the servers that a node's table has, as their names resolve there.
+fn nodes_in_table(tiers: &Tiers<'_>, machine: &str) -> Result<BTreeSet<String>> {
+    let dug = tiers.fleet.tool_json(machine, &["dig", WEB_NAME])?;
+    let policies = dug.iter().flat_map(|it| it["policies"].as_array());
+    let candidates = policies
+        .flatten()
+        .filter_map(|it| it["candidates"].as_array());
+    let nodes = candidates.flatten().filter_map(|it| it["node"].as_str());
+    Ok(nodes.map(str::to_owned).collect())
+}
+
+fn standing_of(tiers: &Tiers<'_>, node: &str) -> Result<String> {
+    let nodes = tiers.api("GET", NODES, None)?;
+    let mut nodes = nodes.as_array().into_iter().flatten();
+    let found = nodes.find(|it| it["name"] == node);
+    let standing = found.and_then(|it| it["standing"].as_str());
+    Ok(standing.context("no such node")?.to_owned())
+}
+
+#[test]
+fn one_sla_runs_on_two_sites() -> Result<()> {
+    require::programs(&["curl", "nginx"])?;
+    let lab = Lab::new(&two_sites::description())?;
+    let mut tiers = start(&lab)?;
+    let (known, applied) = deploy(&tiers)?;
+    let client = machine_of(&known, CLIENT)?;
 
     wait::until("the page comes by name", SOON, || fetch(&tiers, &client))?;
+    takes_the_lane_of_the_sla(&tiers, &client)?;
     wait::until("all three servers take turns", SOON, || {
         let answers = (0..6).map(|_| fetch(&tiers, &client));
         let answers: Vec<String> = answers.collect::<Result<_>>()?;
@@ -78,7 +150,7 @@ fn one_sla_runs_on_two_sites() -> Result<()> {
     })?;
 
     // The control plane dies; what runs goes on, and everything converges when it is back.
-    let before = tiers.api("GET", instances, None)?;
+    let before = tiers.lives()?;
     tiers.crash("relay", Role::Root)?;
     tiers.crash("a1", Role::Cluster)?;
     tiers.crash("b1", Role::Cluster)?;
@@ -94,20 +166,120 @@ fn one_sla_runs_on_two_sites() -> Result<()> {
     tiers.start("a1", Role::Cluster)?;
     tiers.start("b1", Role::Cluster)?;
     tiers.login("Admin", "Admin")?;
-    tiers.wait_api("two nodes are alive again", "/api/v1/nodes", alive)?;
-    let after = tiers.wait_api("all run as before", instances, |it| all_run(it, 4))?;
-    let lives = |all: &Value| {
-        let all = all.as_array().cloned().unwrap_or_default();
-        let life = |it: &Value| (it["name"].to_string(), it["generation"].to_string());
-        all.iter().map(life).collect::<BTreeSet<_>>()
-    };
-    ensure!(lives(&before) == lives(&after), "{before} {after}");
+    tiers.wait_api("two nodes are alive again", NODES, both_alive)?;
+    tiers.wait_api("all run as before", INSTANCES, |it| all_run(it, 4))?;
+    let after = tiers.lives()?;
+    ensure!(before == after, "{before:?} became {after:?}");
     fetch(&tiers, &client)?;
 
-    tiers.api("POST", &scale, Some(&json!({ "instances": 0 })))?;
-    tiers.wait_api("the servers are gone", instances, |it| all_run(it, 1))?;
+    scale_web(&tiers, &applied, 0)?;
+    tiers.wait_api("the servers are gone", INSTANCES, |it| all_run(it, 1))?;
     let application = applied["applications"][0].as_str().context("no id")?;
     tiers.api("DELETE", &format!("/api/application/{application}"), None)?;
-    tiers.wait_api("all of it is gone", instances, |it| all_run(it, 0))?;
+    tiers.wait_api("all of it is gone", INSTANCES, |it| all_run(it, 0))?;
+    Ok(())
+}
+
+#[test]
+fn a_worker_that_dies_is_shown_dead_and_leaves_the_tables_in_time() -> Result<()> {
+    require::programs(&["curl", "nginx"])?;
+    let lab = Lab::new(&two_sites::description())?;
+    let mut tiers = start(&lab)?;
+    let (known, _) = deploy(&tiers)?;
+    let client = machine_of(&known, CLIENT)?;
+    let (victim, id) = other_node(&client);
+    wait::until("the client's node knows both", SOON, || {
+        fetch(&tiers, &client)?;
+        let nodes = nodes_in_table(&tiers, &client)?;
+        ensure!(nodes.len() == 2 && nodes.contains(id), "{nodes:?}");
+        Ok(())
+    })?;
+    tiers.crash(victim, Role::Worker)?;
+    let since = Instant::now();
+    wait::until("it is shown dead", SOON, || {
+        let standing = standing_of(&tiers, id)?;
+        ensure!(["dead", "gone"].contains(&standing.as_str()), "{standing}");
+        Ok(())
+    })?;
+    let dead = since.elapsed();
+    wait::until(
+        "its instances are out of another node's table",
+        SOON,
+        || {
+            let nodes = nodes_in_table(&tiers, &client)?;
+            ensure!(!nodes.contains(id), "{nodes:?}");
+            Ok(())
+        },
+    )?;
+    let gone = since.elapsed();
+    println!("shown dead after {dead:.2?}, out of {client}'s table after {gone:.2?}");
+    ensure!(dead <= DEAD_TIME + LOOK, "shown dead after {dead:?}");
+    ensure!(gone <= GONE_TIME + LOOK, "out of the table after {gone:?}");
+    // It was not dead at once: a worker that restarts has the time to come back.
+    ensure!(dead >= DEAD_TIME / 2, "shown dead after {dead:?} already");
+    tiers.start(victim, Role::Worker)?;
+    tiers.wait_api("both nodes are alive again", NODES, both_alive)?;
+    wait::until("it is back in the table", SOON, || {
+        let nodes = nodes_in_table(&tiers, &client)?;
+        ensure!(nodes.contains(id), "{nodes:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_revoked_node_is_cut_by_everybody() -> Result<()> {
+    require::programs(&["curl", "nginx"])?;
+    let lab = Lab::new(&two_sites::description())?;
+    let mut tiers = start(&lab)?;
+    let (known, _) = deploy(&tiers)?;
+    let client = machine_of(&known, CLIENT)?;
+    let (victim, id) = other_node(&client);
+    let numbers = (0..3).map(|at| format!("shop.prod.web.prod.{at}"));
+    let mut there = numbers.filter(|it| machine_of(&known, it).is_ok_and(|on| on == victim));
+    let instance = there.next().context("no server there")?;
+    let url = format!("http://{instance}.instance.local/");
+    let ask = |tiers: &Tiers<'_>, patience: &str| {
+        let curl = ["curl", "-sS", "-m", patience, &url];
+        tiers.fleet.run_in(&client, CLIENT, &curl, SOON)
+    };
+    wait::until("the page comes from there", SOON, || ask(&tiers, "5"))?;
+    ensure!(tiers.fleet.peer(&client, id)?["state"] == "up");
+
+    let list = tiers.weald_json(&["revoke", "node", id])?;
+    let since = Instant::now();
+    ensure!(
+        list["keys"].as_array().is_some_and(|all| all.len() == 1),
+        "{list}"
+    );
+    wait::until("the other node has cut it", SOON, || {
+        if let Ok(peer) = tiers.fleet.peer(&client, id) {
+            ensure!(peer["state"] != "up", "{peer}");
+        }
+        Ok(())
+    })?;
+    let cut = since.elapsed();
+    println!("cut after {cut:.2?}");
+    ensure!(cut <= CUT_TIME, "cut after {cut:?}");
+    ensure!(ask(&tiers, "1").is_err(), "the page comes still");
+    // Its cluster has no worker there any more, whatever that one tries.
+    wait::until("it is shown dead", SOON, || {
+        let standing = standing_of(&tiers, id)?;
+        ensure!(["dead", "gone"].contains(&standing.as_str()), "{standing}");
+        Ok(())
+    })?;
+    let worker = tiers.process(victim, Role::Worker)?;
+    worker.wait_for_line("revoked", SOON)?;
+    wait::until("its instances are out of the table", SOON, || {
+        let nodes = nodes_in_table(&tiers, &client)?;
+        ensure!(!nodes.contains(id), "{nodes:?}");
+        Ok(())
+    })?;
+    ensure!(ask(&tiers, "1").is_err(), "the page comes again");
+    // The others go on.
+    let own = format!(
+        "{}/{client}",
+        if client == "a2" { "munich" } else { "paris" }
+    );
+    ensure!(standing_of(&tiers, &own)? == "alive");
     Ok(())
 }

@@ -36,6 +36,7 @@ mod deployments;
 mod observe;
 mod openapi;
 mod organisations;
+mod revocations;
 mod services;
 mod sla;
 mod tokens;
@@ -57,8 +58,10 @@ use metrics::Metrics;
 use passwords::Passwords;
 use session::Sessions;
 
+pub(crate) use observe::standing_word;
 pub use openapi::document;
 pub use server::{Listener, ServeError, serve};
+pub(crate) use shapes::status as phase_word;
 pub use tls::tls;
 
 /// What the API is told of its surroundings.

@@ -1,6 +1,7 @@
 //! The command line of `weald`: the roles, joining, and what one asks root for.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 root does not answer, 4 there is no such thing.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 root does not answer, 4 there is no such thing, 5
+//! an instance fits nowhere.
 //! With `--json` an answer is one JSON value on standard output, and an error one on standard error:
 //! `{"error": {"code", "message"}}`, with `status` and `errors` (`path`, `message`) where root
 //! refuses. Logs and progress go to standard error.
@@ -12,14 +13,18 @@ mod roles;
 
 mod http;
 mod session;
+mod tls;
 
 mod answers;
 mod output;
 
 mod apps;
 mod login;
+mod revoke;
 mod show;
 mod wait;
+
+mod dev;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -34,7 +39,8 @@ const EXIT_CODES: &str = "Exit codes:
   1  failed; the message says why
   2  the command line is wrong
   3  root does not answer
-  4  there is no such thing";
+  4  there is no such thing
+  5  an instance fits nowhere; the message says why";
 
 /// An orchestrator for edge clusters, with its network.
 #[derive(Debug, Parser)]
@@ -81,6 +87,10 @@ enum Command {
     Explain(show::ExplainArguments),
     /// Nodes: list.
     Node(show::NodeArguments),
+    /// Have somebody not trusted any more, for ever: a node, a cluster, an organisation, a key.
+    Revoke(revoke::RevokeArguments),
+    /// All of it on this machine, to try things with.
+    Dev(dev::DevArguments),
 }
 
 /// Runs the command line.
@@ -110,6 +120,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .try_init()
         .map_err(|error| anyhow::anyhow!("cannot log: {error}"))?;
+    weald_memory::set_up();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -135,5 +146,7 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<()> {
         Command::Status => show::status(&mut client()?, json).await,
         Command::Explain(options) => show::explain(options, &mut client()?, json).await,
         Command::Node(options) => show::node(options, &mut client()?, json).await,
+        Command::Revoke(options) => revoke::revoke(options, &mut client()?, json).await,
+        Command::Dev(options) => dev::dev(options, session, json).await,
     }
 }

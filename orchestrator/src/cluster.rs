@@ -6,21 +6,27 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use orchestrator_core::Now;
 use orchestrator_core::cluster::{Cluster, Effect, Input, Settings, Step};
-use orchestrator_core::record::{RecordError, Write};
+use orchestrator_core::record::{Record, RecordError, Write};
 use quinn::{ClientConfig, Endpoint};
 use tokio::sync::oneshot;
-use weald_proto::control::{CLUSTER_ALPN, RootToCluster, WorkerToCluster};
+use weald_proto::control::{
+    CLUSTER_ALPN, ClusterToRoot, ClusterToWorker, RootToCluster, WorkerToCluster,
+};
 use weald_proto::id::{Identity, Label};
-use weald_proto::session::{ALPN as SESSION_ALPN, NetToCluster};
+use weald_proto::session::{ALPN as SESSION_ALPN, ClusterToNet, NetToCluster};
+use weald_trust::tls::{Peer, RevocationSet};
 
 use crate::keys::Keys;
 use crate::link::{self, Accepted, Dialled, Switchboard};
 use crate::machine::{self, Clock, Machine, MachineError};
+use crate::metrics::Figures;
+use crate::renewal::{ClusterRenewal, Issuer};
 use crate::store::StateStore;
 
 /// Something that is asked of the machine as it stands.
@@ -86,16 +92,42 @@ pub struct Lines {
     root: Switchboard<String>,
     workers: Switchboard<Label>,
     nets: Switchboard<Label>,
+    heartbeats: Heartbeats,
+}
+
+/// Heartbeats since the start.
+#[derive(Debug, Default)]
+struct Heartbeats {
+    /// To root.
+    sent: AtomicU64,
+    /// Of workers.
+    received: AtomicU64,
 }
 
 /// Root's only place on its board.
 const ROOT: &str = "root";
 
 impl Lines {
+    /// Says something to root; nothing if it is not connected.
+    pub fn say_to_root(&self, message: &ClusterToRoot) {
+        self.root.say(&ROOT.to_owned(), message);
+    }
+
+    /// Closes the connections of nodes whose keys are revoked.
+    pub fn cut(&self, revoked: &RevocationSet) {
+        self.workers.cut(revoked);
+        self.nets.cut(revoked);
+    }
+
     fn carry_out(&self, effect: Effect) {
         let root = ROOT.to_owned();
         match effect {
-            Effect::ToRoot(message) => self.root.say(&root, &message),
+            Effect::ToRoot(message) => {
+                if matches!(message, ClusterToRoot::Heartbeat { .. }) {
+                    self.heartbeats.sent.fetch_add(1, Ordering::Relaxed);
+                }
+                self.root.say(&root, &message);
+            }
             Effect::ToWorker(node, message) => self.workers.say(&node, &message),
             Effect::ToNet(node, message) => self.nets.say(&node, &message),
             Effect::CloseRoot(why) => self.root.close(&root, &why),
@@ -104,6 +136,53 @@ impl Lines {
             Effect::Fault(text) => tracing::warn!("{text}"),
         }
     }
+}
+
+/// What a cluster tells of itself to Prometheus.
+///
+/// # Errors
+/// The cluster has stopped.
+pub async fn figures(cluster: &ClusterHandle, lines: &Lines) -> Result<Figures, Stopping> {
+    let look = |cluster: &Cluster, _| {
+        let nodes: Vec<_> = cluster.node_reports().map(|it| it.standing).collect();
+        let phases: Vec<_> = cluster.instances().map(|it| it.phase).collect();
+        let addresses = cluster.owners_of_addresses().count();
+        (nodes, phases, addresses, cluster.refused_reports())
+    };
+    let (nodes, phases, addresses, refused) = cluster.look(look).await?;
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    Ok(Figures {
+        role: "cluster",
+        nodes: Some(nodes),
+        phases,
+        links: vec![
+            ("root", lines.root.figures()),
+            ("worker", lines.workers.figures()),
+            ("netmanager", lines.nets.figures()),
+        ],
+        counters: vec![
+            (
+                "weald_heartbeats_sent_total",
+                "Heartbeats to root.",
+                read(&lines.heartbeats.sent),
+            ),
+            (
+                "weald_heartbeats_received_total",
+                "Heartbeats of workers.",
+                read(&lines.heartbeats.received),
+            ),
+            (
+                "weald_reports_refused_total",
+                "Reports of instances or lives that the worker was not given.",
+                refused,
+            ),
+        ],
+        gauges: vec![(
+            "weald_addresses_assigned",
+            "Addresses that nodes, services and instances have.",
+            addresses as u64,
+        )],
+    })
 }
 
 struct ClusterMachine {
@@ -152,7 +231,8 @@ impl Machine for ClusterMachine {
     }
 }
 
-/// Starts the cluster's thread. It ends when every handle is gone, or with an error.
+/// Starts the cluster's thread. It ends when every handle is gone, or with an error. `records` are
+/// those of the store.
 ///
 /// # Errors
 /// The state cannot be read.
@@ -160,11 +240,11 @@ pub fn start(
     settings: Settings,
     mut keys: Keys,
     mut store: Box<dyn StateStore>,
+    records: &[Record],
 ) -> anyhow::Result<(ClusterHandle, Arc<Lines>, Thread)> {
-    let records = store.load()?;
     let clock = Clock::start();
     let trust = Box::new(keys.clone());
-    let (cluster, step) = Cluster::restore(settings, trust, &records, clock.now())?;
+    let (cluster, step) = Cluster::restore(settings, trust, records, clock.now())?;
     let (mut writes, mut effects) = (Vec::new(), Vec::new());
     ClusterMachine::take(step, &mut writes, &mut effects);
     writes.extend(keys.write()?);
@@ -195,7 +275,7 @@ pub async fn talk_to_root(
     names: &[String],
     config: impl Fn() -> anyhow::Result<ClientConfig>,
     cluster: &ClusterHandle,
-    lines: &Lines,
+    (lines, renewal): (&Lines, &ClusterRenewal),
 ) {
     let serve = |dialled: Dialled| async move {
         let root = ROOT.to_owned();
@@ -205,6 +285,10 @@ pub async fn talk_to_root(
             cluster.tell(Input::RootConnected);
         });
         let hear = |message: RootToCluster| {
+            if let RootToCluster::Renewed(answer) = message {
+                renewal.heard(answer);
+                return true;
+            }
             let tell = || cluster.tell(Input::Root(message));
             lines.root.hear(&root, number, tell)
         };
@@ -218,19 +302,26 @@ pub async fn talk_to_root(
 }
 
 /// Serves the workers and netmanagers of the cluster, until the endpoint is closed.
-pub async fn serve_nodes(endpoint: &Endpoint, cluster: ClusterHandle, lines: Arc<Lines>) {
+pub async fn serve_nodes(
+    endpoint: &Endpoint,
+    cluster: ClusterHandle,
+    lines: Arc<Lines>,
+    issuer: Issuer,
+) {
     link::accept(endpoint, move |accepted| {
-        let (cluster, lines) = (cluster.clone(), Arc::clone(&lines));
-        async move { serve_node(accepted, &cluster, &lines).await }
+        let (cluster, lines, issuer) = (cluster.clone(), Arc::clone(&lines), issuer.clone());
+        async move { serve_node(accepted, &cluster, &lines, &issuer).await }
     })
     .await;
 }
 
-async fn serve_node(accepted: Accepted, cluster: &ClusterHandle, lines: &Lines) {
-    let (node, key) = match accepted.peer {
-        Some(peer) => match peer.identity {
-            Identity::Node(id) => (id.name, peer.spki_sha256.0),
-            // The verifier lets relays in as well, which have nothing to say here.
+async fn serve_node(accepted: Accepted, cluster: &ClusterHandle, lines: &Lines, issuer: &Issuer) {
+    let (node, peer) = match accepted.peer {
+        Some(peer) => match &peer.identity {
+            Identity::Node(id) => (id.name.clone(), peer),
+            Identity::Relay(_) if accepted.alpn == SESSION_ALPN => {
+                return serve_relay(&accepted.connection, accepted.streams, &peer, issuer).await;
+            }
             Identity::Root | Identity::Cluster(_) | Identity::Control(_) | Identity::Relay(_) => {
                 return refuse(&accepted.connection);
             }
@@ -242,9 +333,19 @@ async fn serve_node(accepted: Accepted, cluster: &ClusterHandle, lines: &Lines) 
     if accepted.alpn == CLUSTER_ALPN {
         let board = &lines.workers;
         let number = board.connect(&node, outbox, connection, || {
-            cluster.tell(Input::WorkerConnected(node.clone()));
+            let key = peer.spki_sha256.0;
+            cluster.tell(Input::WorkerConnected(node.clone(), key));
         });
         let hear = |message: WorkerToCluster| {
+            if let WorkerToCluster::Renew(request) = &message {
+                let answer = issuer.answer(&peer, request);
+                board.say(&node, &ClusterToWorker::Renewed(answer));
+                return true;
+            }
+            if matches!(message, WorkerToCluster::Heartbeat { .. }) {
+                let counter = &lines.heartbeats.received;
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
             let tell = || cluster.tell(Input::Worker(node.clone(), message));
             board.hear(&node, number, tell)
         };
@@ -261,11 +362,16 @@ async fn serve_node(accepted: Accepted, cluster: &ClusterHandle, lines: &Lines) 
         let number = board.connect(&node, outbox, connection, || {
             cluster.tell(Input::NetConnected {
                 node: node.clone(),
-                key,
+                key: peer.spki_sha256.0,
                 observed,
             });
         });
         let hear = |message: NetToCluster| {
+            if let NetToCluster::Renew(request) = &message {
+                let answer = issuer.answer(&peer, request);
+                board.say(&node, &ClusterToNet::Renewed(answer));
+                return true;
+            }
             let tell = || cluster.tell(Input::Net(node.clone(), message));
             board.hear(&node, number, tell)
         };
@@ -277,6 +383,32 @@ async fn serve_node(accepted: Accepted, cluster: &ClusterHandle, lines: &Lines) 
     } else {
         refuse(&accepted.connection);
     }
+}
+
+/// Answers a relay, which dials for a new certificate and for nothing else.
+async fn serve_relay(
+    connection: &quinn::Connection,
+    streams: (quinn::SendStream, quinn::RecvStream),
+    peer: &Peer,
+    issuer: &Issuer,
+) {
+    let (outbox, waiting) = link::outbox();
+    let hear = |message: NetToCluster| match message {
+        NetToCluster::Renew(request) => {
+            let answer = ClusterToNet::Renewed(issuer.answer(peer, &request));
+            link::post(&outbox, &answer).is_ok()
+        }
+        NetToCluster::Hello { .. }
+        | NetToCluster::Interests(_)
+        | NetToCluster::Addresses(_)
+        | NetToCluster::KeepAlive => {
+            let why = b"a relay may ask for its next certificate here, and for nothing else";
+            connection.close(quinn::VarInt::from_u32(1), why);
+            false
+        }
+    };
+    let why = link::converse(connection, streams, waiting, hear).await;
+    tracing::info!(relay = %peer.identity, %why, "relay disconnected");
 }
 
 fn refuse(connection: &quinn::Connection) {

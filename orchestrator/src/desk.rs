@@ -189,6 +189,12 @@ fn decide(
     }
 }
 
+/// Whether a role seems to run in a folder: one that was killed has left its socket as well.
+#[must_use]
+pub fn is_open(folder: &Path) -> bool {
+    folder.join(SOCKET).exists()
+}
+
 /// Asks the role whose folder this is.
 ///
 /// # Errors

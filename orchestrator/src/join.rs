@@ -5,23 +5,25 @@
 //! Which certificate is issued is the role's; what a token is, weald-trust's `join`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
 use quinn::{Connection, Endpoint, VarInt};
 use serde::{Deserialize, Serialize};
 use weald_proto::codec::Message;
 use weald_proto::id::Label;
-use weald_proto::join::{JoinRequest, JoinResponse, JoinRole, MAX_MESSAGE_LEN};
+use weald_proto::join::{JoinRequest, JoinResponse, JoinRole, MAX_MESSAGE_LEN, RenewRequest};
 use weald_proto::stream::framed;
 use weald_trust::join::{JoinBook, JoinFault, JoinToken, TokenId, new_secret};
+use weald_trust::pki::files::{self, Existing, SECRET};
+use weald_trust::pki::key_hash;
 
 use crate::link::{self, Accepted, Dialled};
+use crate::machine::unix_now;
 
 /// How long one who joins may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -57,9 +59,19 @@ pub enum DeskError {
         /// The name.
         name: Label,
     },
+    /// Nobody of this name has joined, or it was forgotten since.
+    #[error(
+        "no {role} {name} has joined here, or it was removed; it may join again, with a new token"
+    )]
+    Stranger {
+        /// As what.
+        role: JoinRole,
+        /// The name.
+        name: Label,
+    },
     /// The book cannot be kept.
-    #[error("cannot keep the book of join tokens: {0}")]
-    Disk(#[from] io::Error),
+    #[error("cannot keep the book of join tokens: {0:#}")]
+    Disk(anyhow::Error),
 }
 
 impl JoinDesk {
@@ -140,6 +152,22 @@ impl JoinDesk {
         })
     }
 
+    /// Whether whoever asks for a new certificate has joined here, and with this key.
+    ///
+    /// # Errors
+    /// Nobody has under this name, or with another key.
+    pub fn knows(&self, request: &RenewRequest) -> Result<(), DeskError> {
+        let (role, name) = (request.role, request.name.clone());
+        let desk = self.lock();
+        let Some(csr) = desk.members.get(&format!("{role}/{name}")) else {
+            return Err(DeskError::Stranger { role, name });
+        };
+        match (key_hash(csr), key_hash(&request.csr)) {
+            (Ok(joined), Ok(asked)) if joined == asked => Ok(()),
+            _ => Err(DeskError::Taken { role, name }),
+        }
+    }
+
     /// Every token: its id, role, cluster, uses and those that are taken, and when it ends, in
     /// seconds since 1970.
     #[must_use]
@@ -177,10 +205,9 @@ impl JoinDesk {
         let mut desk = self.lock();
         let mut next = desk.clone();
         let answer = change(&mut next)?;
-        write_whole(
-            &self.path,
-            &serde_json::to_vec(&next).map_err(io::Error::other)?,
-        )?;
+        let kept = serde_json::to_vec(&next).map_err(anyhow::Error::from);
+        kept.and_then(|bytes| files::write(&self.path, &bytes, SECRET, Existing::Replace))
+            .map_err(DeskError::Disk)?;
         *desk = next;
         Ok(answer)
     }
@@ -188,29 +215,6 @@ impl JoinDesk {
     fn lock(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Writes a file so that it is there whole or not at all, for its owner only.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
-    File::open(folder)?.sync_all()
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
 }
 
 /// Serves the port at which others join. `admit` checks and redeems the request on a blocking

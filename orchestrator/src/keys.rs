@@ -4,7 +4,7 @@
 //! records, in the same commits.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use orchestrator_core::record::{Record, RecordError, Write};
@@ -16,9 +16,35 @@ use weald_trust::statement::{Judge, Memory, sign_cluster, sign_root};
 use weald_trust::tls::{KeyHash, TrustRoot};
 use weald_trust::token;
 
+use crate::machine::unix_now;
+
 /// The kind and key of the record that holds the judge's memory.
 const JUDGE: &str = "judge";
 const MEMORY: &str = "memory";
+
+/// A cluster's authority, which a renewal replaces for all who hold it.
+#[derive(Debug, Clone)]
+pub struct ClusterKeys(Arc<RwLock<Arc<ClusterAuthority>>>);
+
+impl ClusterKeys {
+    /// Starts with what is in the cluster's folder.
+    #[must_use]
+    pub fn new(authority: ClusterAuthority) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(authority))))
+    }
+
+    /// The authority as it is now.
+    #[must_use]
+    pub fn now(&self) -> Arc<ClusterAuthority> {
+        // It is only ever replaced whole.
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Goes on with another one from now on.
+    pub fn replace(&self, authority: ClusterAuthority) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(authority);
+    }
+}
 
 /// Whose authority it is.
 #[derive(Clone)]
@@ -26,14 +52,14 @@ pub enum Authority {
     /// Root's.
     Root(Arc<RootAuthority>),
     /// A cluster's.
-    Cluster(Arc<ClusterAuthority>),
+    Cluster(ClusterKeys),
 }
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Root(root) => write!(f, "Authority of root {}", root.name()),
-            Self::Cluster(cluster) => write!(f, "Authority of cluster {}", cluster.name()),
+            Self::Cluster(cluster) => write!(f, "Authority of cluster {}", cluster.now().name()),
         }
     }
 }
@@ -53,14 +79,14 @@ impl Keys {
     /// # Errors
     /// The record cannot be read, or is of another root.
     pub fn restore(authority: Authority, records: &[Record]) -> anyhow::Result<Self> {
-        let root: &TrustRoot = match &authority {
-            Authority::Root(root) => root.trust(),
-            Authority::Cluster(cluster) => cluster.trust(),
+        let root: TrustRoot = match &authority {
+            Authority::Root(root) => root.trust().clone(),
+            Authority::Cluster(cluster) => cluster.now().trust().clone(),
         };
         let memory = records.iter().find(|record| record.kind == JUDGE);
         let judge = match memory {
-            Some(record) => Judge::restore(root, record.read::<Memory>()?)?,
-            None => Judge::new(root),
+            Some(record) => Judge::restore(&root, record.read::<Memory>()?)?,
+            None => Judge::new(&root),
         };
         Ok(Self {
             authority,
@@ -93,7 +119,7 @@ impl Trust for Keys {
     fn sign(&self, statement: &Statement) -> Result<Signed, String> {
         let signed = match &self.authority {
             Authority::Root(root) => sign_root(root, statement),
-            Authority::Cluster(cluster) => sign_cluster(cluster, statement),
+            Authority::Cluster(cluster) => sign_cluster(&cluster.now(), statement),
         };
         let signed = signed.map_err(|error| error.to_string())?;
         if let (
@@ -102,8 +128,7 @@ impl Trust for Keys {
         ) = (&self.authority, statement)
         {
             // What clusters sign is judged by root's own grants as everybody else does.
-            let now = unix(SystemTime::now());
-            let judged = lock(&self.judge).judge(&signed, now);
+            let judged = lock(&self.judge).judge(&signed, unix_now());
             judged.map_err(|error| error.to_string())?;
         }
         Ok(signed)
@@ -114,6 +139,10 @@ impl Trust for Keys {
         judged
             .map(|judged| judged.statement)
             .map_err(|error| error.to_string())
+    }
+
+    fn key_hash(&self, key: &[u8; 32]) -> [u8; 32] {
+        KeyHash::of_ed25519(key).0
     }
 
     fn relay_token(
@@ -128,15 +157,16 @@ impl Trust for Keys {
         };
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(unix);
         let key = KeyHash(*key);
-        token::issue(cluster, node, key, organisation, now, token::TOKEN_LIFE)
-            .map_err(|error| format!("{error:#}"))
+        token::issue(
+            &cluster.now(),
+            node,
+            key,
+            organisation,
+            now,
+            token::TOKEN_LIFE,
+        )
+        .map_err(|error| format!("{error:#}"))
     }
-}
-
-fn unix(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
 }
 
 /// A judge is changed only by what has passed; a panic elsewhere does not spoil it.

@@ -7,9 +7,13 @@ pub mod store;
 pub mod keys;
 pub mod machine;
 
+pub mod metrics;
+
 pub mod link;
 
 pub mod join;
+
+pub mod renewal;
 
 pub mod desk;
 

@@ -22,7 +22,7 @@ use weald_proto::stream::{Deframer, framed};
 
 pub use dial::{Dialled, dial_forever, dial_once};
 pub use listen::{Accepted, accept, listen};
-pub use switchboard::Switchboard;
+pub use switchboard::{LinkFigures, Switchboard};
 
 /// A link that is silent for so long is gone; heartbeats come every second.
 const IDLE: Duration = Duration::from_secs(6);

@@ -64,12 +64,17 @@ impl Clock {
     }
 
     pub fn now(&self) -> Now {
-        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Now {
             elapsed: self.start.elapsed(),
-            unix: unix.unwrap_or_default().as_secs(),
+            unix: unix_now(),
         }
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
 }
 
 /// Runs a machine until nobody can tell it anything any more.

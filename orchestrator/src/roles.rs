@@ -8,19 +8,17 @@ mod join;
 mod root;
 mod worker;
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::Context;
 use aws_lc_rs::digest;
+use weald_trust::pki::folder::{UPPER_FILE, read_upper};
 
-pub use cluster::{ClusterOptions, Inviter, RunningCluster, cluster, cluster_name};
+pub use cluster::{
+    ClusterOptions, Inviter, RunningCluster, cluster, cluster_name, cluster_with_lives,
+};
 pub use join::{CLUSTER_PORT, JoinOptions, ROOT_PORT, join};
-pub use root::{RootOptions, RunningRoot, root};
+pub use root::{RootOptions, RunningRoot, root, root_with_lives};
 pub use worker::{RunningWorker, WorkerOptions, worker};
-
-/// The file with the addresses of whoever is dialled, one a line.
-const UPPER_FILE: &str = "upper.txt";
 
 /// What an authority signs for its reset key, and for nothing else: statements, tokens and TLS all
 /// begin otherwise.
@@ -34,17 +32,17 @@ fn reset_key(signature: &[u8]) -> [u8; 32] {
     key
 }
 
+/// Whether a cluster, worker or relay has joined in a folder.
+#[must_use]
+pub fn has_joined(folder: &Path) -> bool {
+    // Written last of all.
+    folder.join(UPPER_FILE).exists()
+}
+
 /// The addresses to dial: those given, or those that were kept when joining.
 fn upper(folder: &Path, given: &[String]) -> anyhow::Result<Vec<String>> {
     if !given.is_empty() {
         return Ok(given.to_vec());
     }
-    let path = folder.join(UPPER_FILE);
-    let text = fs::read_to_string(&path).with_context(|| {
-        format!(
-            "cannot read {}; join first, or say whom to dial",
-            path.display()
-        )
-    })?;
-    Ok(text.lines().map(str::to_owned).collect())
+    read_upper(folder)
 }

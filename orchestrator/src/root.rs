@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Sender};
 use orchestrator_core::Now;
 use orchestrator_core::accounts::Accounts;
 use orchestrator_core::addresses::Plan;
-use orchestrator_core::record::{RecordError, Write};
+use orchestrator_core::record::{Record, RecordError, Write};
 use orchestrator_core::root::{Command, CommandError, Done, Effect, Input, Root, Scope, Step};
 use quinn::Endpoint;
 use tokio::sync::oneshot;
@@ -22,6 +22,7 @@ use weald_proto::name::InstanceId;
 use crate::keys::Keys;
 use crate::link::{self, Accepted, Switchboard};
 use crate::machine::{self, Clock, Machine, MachineError};
+use crate::renewal::Issuer;
 use crate::store::StateStore;
 
 /// How a command ends.
@@ -285,22 +286,23 @@ impl Machine for RootMachine {
 
 /// Starts root's thread; `carry_out` is called there for what it has others do, and must not block.
 /// The thread ends when every handle is gone, or with an error that is returned by its join handle.
+/// `records` are those of the store.
 ///
 /// # Errors
 /// The state cannot be read.
 pub fn start(
     keys: Keys,
     mut store: Box<dyn StateStore>,
+    records: &[Record],
     mut carry_out: impl FnMut(Told) + Send + 'static,
 ) -> anyhow::Result<(
     RootHandle,
     std::thread::JoinHandle<Result<(), MachineError>>,
 )> {
-    let records = store.load()?;
     let clock = Clock::start();
     let trust = Box::new(keys.clone());
-    let (root, step) = Root::restore(Plan::default(), trust, &records, clock.now())?;
-    let (accounts, mut writes) = Accounts::restore(&records, clock.now())?;
+    let (root, step) = Root::restore(Plan::default(), trust, records, clock.now())?;
+    let (accounts, mut writes) = Accounts::restore(records, clock.now())?;
     let mut machine = RootMachine {
         root,
         keys,
@@ -326,17 +328,29 @@ pub fn start(
 }
 
 /// Serves the clusters, until the endpoint is closed.
-pub async fn serve_clusters(endpoint: &Endpoint, root: RootHandle, lines: Arc<Switchboard<Label>>) {
+pub async fn serve_clusters(
+    endpoint: &Endpoint,
+    root: RootHandle,
+    lines: Arc<Switchboard<Label>>,
+    issuer: Issuer,
+) {
     link::accept(endpoint, move |accepted| {
-        let (root, lines) = (root.clone(), Arc::clone(&lines));
-        async move { serve_cluster(accepted, &root, &lines).await }
+        let (root, lines, issuer) = (root.clone(), Arc::clone(&lines), issuer.clone());
+        async move { serve_cluster(accepted, &root, &lines, &issuer).await }
     })
     .await;
 }
 
-async fn serve_cluster(accepted: Accepted, root: &RootHandle, lines: &Switchboard<Label>) {
-    let identity = accepted.peer.map(|peer| peer.identity);
-    let Some(Identity::Control(cluster)) = identity else {
+async fn serve_cluster(
+    accepted: Accepted,
+    root: &RootHandle,
+    lines: &Switchboard<Label>,
+    issuer: &Issuer,
+) {
+    let Some((peer, cluster)) = accepted.peer.and_then(|peer| match &peer.identity {
+        Identity::Control(cluster) => Some((peer.clone(), cluster.clone())),
+        Identity::Root | Identity::Cluster(_) | Identity::Node(_) | Identity::Relay(_) => None,
+    }) else {
         let why = b"only clusters are served here";
         accepted.connection.close(quinn::VarInt::from_u32(1), why);
         return;
@@ -351,6 +365,11 @@ async fn serve_cluster(accepted: Accepted, root: &RootHandle, lines: &Switchboar
         tell(Input::ClusterConnected(cluster.clone()));
     });
     let hear = |message: ClusterToRoot| {
+        if let ClusterToRoot::Renew(request) = &message {
+            let answer = issuer.answer(&peer, request);
+            lines.say(&cluster, &RootToCluster::Renewed(answer));
+            return true;
+        }
         let told = || tell(Input::Cluster(cluster.clone(), message));
         lines.hear(&cluster, number, told)
     };

@@ -5,6 +5,7 @@
 //! is the worker's affair.
 
 pub mod cgroup;
+mod listening;
 mod logs;
 pub mod process;
 pub mod supervisor;
@@ -52,6 +53,11 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// second time: Running or Exited is said once more. A life older than the present one is
     /// ignored.
     fn start(&self, launch: Launch);
+
+    /// Says Listens once a life that runs listens on all these TCP ports, and Quiet when it has had
+    /// time enough to; a later question replaces an earlier one. Of a life that does not run nothing
+    /// is said.
+    fn await_listening(&self, instance: &InstanceId, generation: Generation, ports: BTreeSet<u16>);
 
     /// Ends every life of the instance up to `generation`, removes what they left, and says
     /// Stopped of `generation`, also when nothing was there.

@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
@@ -19,13 +20,17 @@ use orchestrator_core::record::{RecordError, Write};
 use orchestrator_core::worker::{Effect, Input, RuntimeEvent, Step, Work, Worker};
 use quinn::{ClientConfig, Endpoint};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use weald_proto::control::{ClusterToWorker, Generation, NodeCapacity, WorkerToCluster};
 use weald_proto::id::NodeId;
 use weald_proto::name::InstanceId;
+use weald_trust::renewal::Renewal;
 
 use crate::link::{self, Dialled, Switchboard};
 use crate::machine::{self, Clock, Machine, MachineError};
+use crate::metrics::Figures;
+use crate::renewal;
 use crate::runtime::{Launch, Runtime};
 use crate::store::StateStore;
 
@@ -39,10 +44,19 @@ pub type Thread = std::thread::JoinHandle<Result<(), MachineError>>;
 /// The events of runtimes.
 pub type Events = UnboundedReceiver<(InstanceId, Generation, RuntimeEvent)>;
 
+/// Something that is asked of the machine as it stands.
+type Look = Box<dyn FnOnce(&Worker) + Send>;
+
+/// What the thread is told.
+enum Request {
+    Input(Box<Input>),
+    Look(Look),
+}
+
 /// Tells the machine's thread what happened.
 #[derive(Clone)]
 pub struct WorkerHandle {
-    inputs: Sender<Input>,
+    requests: Sender<Request>,
 }
 
 impl fmt::Debug for WorkerHandle {
@@ -55,7 +69,22 @@ impl WorkerHandle {
     /// Tells the worker what happened; nothing once it has stopped.
     pub fn tell(&self, input: Input) {
         // Once the thread has ended its process ends as well.
-        let _ = self.inputs.send(input);
+        let _ = self.requests.send(Request::Input(Box::new(input)));
+    }
+
+    /// Looks at how things are; none once the worker has stopped. The closure runs on the worker's
+    /// thread and must be quick.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Worker) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, answer) = oneshot::channel();
+        let look: Look = Box::new(move |worker| {
+            // Whoever asked may have gone away.
+            let _ = sender.send(look(worker));
+        });
+        self.requests.send(Request::Look(look)).ok()?;
+        answer.await.ok()
     }
 }
 
@@ -89,22 +118,58 @@ const CLUSTER: &str = "cluster";
 
 /// Whom the worker is connected with.
 #[derive(Debug, Default)]
-pub struct Line(Switchboard<String>);
+pub struct Line {
+    board: Switchboard<String>,
+    /// Heartbeats since the start.
+    heartbeats: AtomicU64,
+}
+
+/// What a worker tells of itself to Prometheus; none once it has stopped.
+pub async fn figures(worker: &WorkerHandle, line: &Line) -> Option<Figures> {
+    let phases = worker.look(|worker| worker.instances().map(|it| it.phase).collect());
+    Some(Figures {
+        role: "worker",
+        nodes: None,
+        phases: phases.await?,
+        links: vec![("cluster", line.board.figures())],
+        counters: vec![(
+            "weald_heartbeats_sent_total",
+            "Heartbeats to the cluster.",
+            line.heartbeats.load(Ordering::Relaxed),
+        )],
+        gauges: Vec::new(),
+    })
+}
+
+impl Line {
+    /// Says something to the cluster; nothing if it is not connected.
+    pub fn say(&self, message: &WorkerToCluster) {
+        self.board.say(&CLUSTER.to_owned(), message);
+    }
+}
 
 struct WorkerMachine(Worker);
 
 impl Machine for WorkerMachine {
-    type Input = Input;
+    type Input = Request;
     type Effect = Effect;
 
     fn handle(
         &mut self,
-        input: Option<Input>,
+        input: Option<Request>,
         now: Now,
         writes: &mut Vec<Write>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), RecordError> {
-        let step = self.0.handle(input.unwrap_or(Input::Tick), now)?;
+        let input = match input {
+            None => Input::Tick,
+            Some(Request::Input(input)) => *input,
+            Some(Request::Look(look)) => {
+                look(&self.0);
+                return Ok(());
+            }
+        };
+        let step = self.0.handle(input, now)?;
         writes.extend(step.writes);
         effects.extend(step.effects);
         Ok(())
@@ -145,13 +210,16 @@ pub fn start(
             Effect::Start { instance, .. } | Effect::Stop { instance, .. } => {
                 Some(instance.clone())
             }
-            Effect::Send(_) | Effect::ReadLogs { .. } | Effect::Incompatible { .. } => None,
+            Effect::Await { .. }
+            | Effect::Send(_)
+            | Effect::ReadLogs { .. }
+            | Effect::Incompatible { .. } => None,
         })
         .chain(worker.instances().map(|report| report.instance.clone()))
         .collect();
     runtime.readopt(&wanted)?;
-    let (inputs, receiver) = mpsc::channel();
-    let handle = WorkerHandle { inputs };
+    let (requests, receiver) = mpsc::channel();
+    let handle = WorkerHandle { requests };
     let line = Arc::new(Line::default());
     let hands = Hands {
         runtime,
@@ -182,21 +250,25 @@ pub async fn talk_to_cluster(
     names: &[String],
     config: impl Fn() -> anyhow::Result<ClientConfig>,
     worker: &WorkerHandle,
-    line: &Line,
+    (line, renewal): (&Line, &Renewal),
 ) {
     let serve = |dialled: Dialled| async move {
         let cluster = CLUSTER.to_owned();
         let (outbox, waiting) = link::outbox();
         let connection = dialled.connection.clone();
-        let number = line.0.connect(&cluster, outbox, connection, || {
+        let number = line.board.connect(&cluster, outbox, connection, || {
             worker.tell(Input::Connected);
         });
         let hear = |message: ClusterToWorker| {
+            if let ClusterToWorker::Renewed(answer) = message {
+                renewal::heard(renewal, answer);
+                return true;
+            }
             let tell = || worker.tell(Input::Message(message));
-            line.0.hear(&cluster, number, tell)
+            line.board.hear(&cluster, number, tell)
         };
         let why = link::converse(&dialled.connection, dialled.streams, waiting, hear).await;
-        line.0.disconnect(&cluster, number, || {
+        line.board.disconnect(&cluster, number, || {
             worker.tell(Input::Disconnected);
         });
         why
@@ -241,6 +313,11 @@ impl Hands {
                 generation,
                 work,
             } => self.order(instance, Order::Start(generation, work), instances),
+            Effect::Await {
+                instance,
+                generation,
+                ports,
+            } => self.runtime.await_listening(&instance, generation, ports),
             Effect::Stop {
                 instance,
                 generation,
@@ -263,13 +340,16 @@ impl Hands {
                     "the cluster speaks version {version} of the control protocol, this worker \
                      {own}; run the same release on both"
                 );
-                self.line.0.close(&CLUSTER.to_owned(), &why);
+                self.line.board.close(&CLUSTER.to_owned(), &why);
             }
         }
     }
 
     fn say(&self, message: &WorkerToCluster) {
-        self.line.0.say(&CLUSTER.to_owned(), message);
+        if matches!(message, WorkerToCluster::Heartbeat { .. }) {
+            self.line.heartbeats.fetch_add(1, Ordering::Relaxed);
+        }
+        self.line.say(message);
     }
 
     /// The orders of one instance are carried out in turn, those of different ones side by side.

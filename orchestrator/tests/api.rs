@@ -10,6 +10,8 @@
 mod accounts;
 #[path = "api/client.rs"]
 mod client;
+#[path = "api/customers.rs"]
+mod customers;
 #[path = "api/guards.rs"]
 mod guards;
 #[path = "api/lab.rs"]

@@ -6,96 +6,66 @@
     reason = "helpers of tests may fail loudly; clippy exempts only the tests themselves"
 )]
 
-use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use orchestrator::roles::{
-    self, ClusterOptions, JoinOptions, RootOptions, RunningCluster, RunningRoot, RunningWorker,
-    WorkerOptions,
+    self, ClusterOptions, RootOptions, RunningCluster, RunningRoot, RunningWorker, WorkerOptions,
 };
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
-use weald_proto::id::{Label, Organisation};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use weald_proto::id::Organisation;
 use weald_proto::join::JoinRole;
-use weald_proto::spec::Resources;
+
+use site::{ONCE, any, cluster_options, join, label, root_options, worker_options};
+
+#[path = "site/start.rs"]
+mod site;
 
 const WEALD: &str = env!("CARGO_BIN_EXE_weald");
 const SOON: Duration = Duration::from_secs(20);
+/// How soon the revoked must be cut.
+const CUT: Duration = Duration::from_secs(5);
 const PASSWORD: &str = "a password of some length";
-
-fn label(text: &str) -> Label {
-    Label::new(text).unwrap()
-}
 
 /// Root, cluster `munich` and node `munich/a1`.
 struct Site {
     root: RunningRoot,
-    _cluster: RunningCluster,
-    _worker: RunningWorker,
-}
-
-async fn join(token: &str, name: Option<&str>, folder: PathBuf, upper: String) {
-    let options = JoinOptions {
-        token: token.parse().unwrap(),
-        name: name.map(label),
-        folder,
-        upper: vec![upper],
-    };
-    roles::join(&options).await.unwrap();
+    cluster: RunningCluster,
+    worker: RunningWorker,
 }
 
 async fn start(folder: &Path) -> Site {
-    let any = (Ipv4Addr::LOCALHOST, 0).into();
-    let once = (1, Duration::from_secs(600));
-    let root = roles::root(&RootOptions {
-        folder: folder.join("root"),
-        name: label("main"),
-        listen: any,
-        join: any,
-        advertise: Vec::new(),
+    let [own, of_cluster, of_worker] = ["root", "cluster", "worker"].map(|name| folder.join(name));
+    let options = RootOptions {
         owner: Organisation(label("root")),
-        api: any,
-        api_tls: None,
-        names: Vec::new(),
-        compat_login: false,
-        renew_secret: false,
-    })
-    .await
-    .unwrap();
-    let token = root.invite(label("munich"), once).unwrap();
-    let upper = root.control.local_addr().unwrap().to_string();
-    join(&token, None, folder.join("cluster"), upper).await;
+        ..root_options(&own)
+    };
+    let root = roles::root(&options).await.unwrap();
+    let token = root.invite(label("munich"), ONCE).unwrap();
+    join(&token, None, &of_cluster, &root.control)
+        .await
+        .unwrap();
     let cluster = roles::cluster(&ClusterOptions {
-        folder: folder.join("cluster"),
-        root: Vec::new(),
-        listen: any,
-        join: any,
-        advertise: Vec::new(),
-        relays: Vec::new(),
-        place: None,
+        metrics: Some(any()),
+        ..cluster_options(&of_cluster)
     })
     .unwrap();
-    let token = cluster.inviter().invite(JoinRole::Worker, once).unwrap();
-    let upper = cluster.control.local_addr().unwrap().to_string();
-    join(&token, Some("a1"), folder.join("worker"), upper).await;
+    let token = cluster.inviter().invite(JoinRole::Worker, ONCE).unwrap();
+    join(&token, Some("a1"), &of_worker, &cluster.control)
+        .await
+        .unwrap();
     let worker = roles::worker(&WorkerOptions {
-        folder: folder.join("worker"),
-        cluster: Vec::new(),
-        netmanager: None,
-        offer: Some(Resources {
-            millicpus: 1000,
-            memory_mib: 500,
-            ..Resources::default()
-        }),
-        supervisor: Some(WEALD.into()),
+        metrics: Some(any()),
+        ..worker_options(&of_worker)
     })
     .unwrap();
     Site {
         root,
-        _cluster: cluster,
-        _worker: worker,
+        cluster,
+        worker,
     }
 }
 
@@ -198,6 +168,7 @@ async fn a_user_deploys_looks_and_removes() {
     assert_eq!(applied["made"], json!(["shop.prod.web.prod.0"]));
     assert_eq!(applied["instances"][0]["status"], "RUNNING");
     looks(&user).await;
+    figures(&site).await;
 
     let scale = ["service", "scale", "shop.prod.web.prod"];
     let two = user
@@ -209,6 +180,7 @@ async fn a_user_deploys_looks_and_removes() {
     let one = user.weald(&[&scale[..], &["1"]].concat()).await;
     assert!(one.out.contains("shop.prod.web.prod.0  RUNNING"), "{one:?}");
     wrong(&user, folder.path()).await;
+    deaf(&user, folder.path()).await;
 
     let deleted = user
         .weald(&["app", "delete", "shop.prod", "--json"])
@@ -218,6 +190,50 @@ async fn a_user_deploys_looks_and_removes() {
     assert_eq!(user.weald(&["app", "get", "shop.prod"]).await.code, 4);
     let gone = |it: &Said| it.json()["instances"] == json!({});
     user.until(&["status", "--json"], gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_node_and_a_revoked_cluster_are_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let site = start(folder.path()).await;
+    let root = format!("http://{}", site.root.api);
+    let user = User(folder.path().join("session.json"));
+    log_in(&user, &root, site.root.first_secret.as_deref().unwrap()).await;
+    let nodes = ["node", "ls", "--json"];
+    user.until(&nodes, |it| it.out.contains("\"alive\"")).await;
+    let none = user.weald(&["revoke", "ls"]).await;
+    assert_eq!(none.out, "KIND  REVOKED\n", "{none:?}");
+    let said = user.weald(&["revoke", "node", "munich/a2"]).await;
+    assert_eq!(said.code, 4, "{said:?}");
+    assert!(said.err.contains("no node munich/a2"), "{said:?}");
+
+    let links = |text: &str| text.contains("weald_links_up{peer=\"worker\"} 0");
+    let since = Instant::now();
+    let said = user.weald(&["revoke", "node", "munich/a1"]).await;
+    assert_eq!(said.out, "node munich/a1 is revoked\n", "{said:?}");
+    while !links(&scrape(site.cluster.metrics.as_ref().unwrap().address()).await) {
+        assert!(since.elapsed() < CUT, "the worker is connected still");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // It dials again and again, and is let in no more.
+    user.until(&nodes, |it| it.out.contains("\"dead\"")).await;
+    let list = user.weald(&["revoke", "ls", "--json"]).await.json();
+    assert_eq!(list["keys"].as_array().unwrap().len(), 1);
+
+    let since = Instant::now();
+    let list = user.weald(&["revoke", "cluster", "munich", "--json"]).await;
+    assert_eq!(list.json()["keys"].as_array().unwrap().len(), 2);
+    let up = "weald_links_up{peer=\"root\"} 0";
+    while !scrape(site.cluster.metrics.as_ref().unwrap().address())
+        .await
+        .contains(up)
+    {
+        assert!(since.elapsed() < CUT, "the cluster is connected still");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let clusters = ["cluster", "ls", "--json"];
+    user.until(&clusters, |it| it.out.contains("\"dead\""))
+        .await;
 }
 
 /// With the secret, with the password, and with an access token that is over.
@@ -253,6 +269,35 @@ async fn log_in(user: &User, root: &str, secret: &str) {
     assert!(!kept.contains("\"over\""), "the new token is kept");
 }
 
+/// Tokens on the machine where they are made, which needs no session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_say_what_their_fields_are_and_where_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let user = User(folder.path().join("session.json"));
+    for (words, fields) in [
+        (&["create"][..], "Fields with --json: token"),
+        (
+            &["ls"],
+            "per token: id, role (cluster, worker or relay), cluster",
+        ),
+        (&["revoke"], "Fields with --json: done"),
+    ] {
+        let said = user.weald(&[&["token"], words, &["--help"]].concat()).await;
+        let text = said.out.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(fields), "{said:?}");
+    }
+    let nowhere = folder.path().join("nothing");
+    let nowhere = nowhere.to_str().unwrap();
+    for words in [&["ls"][..], &["revoke", "0a"]] {
+        let said = user
+            .weald(&[&["token"], words, &["--folder", nowhere]].concat())
+            .await;
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.err.contains("--folder"), "{said:?}");
+        assert!(said.err.contains(nowhere), "{said:?}");
+    }
+}
+
 /// What one sees of one instance that runs.
 async fn looks(user: &User) {
     let all = user.weald(&["app", "get"]).await;
@@ -268,9 +313,24 @@ async fn looks(user: &User) {
     assert!(table.out.contains("munich/a1"), "{table:?}");
     let why = user.weald(&["explain", "shop.prod.web.prod.0"]).await;
     assert!(why.out.contains("taken by"), "{why:?}");
+    let told = user
+        .weald(&["explain", "shop.prod.web.prod.0", "--json"])
+        .await
+        .json();
+    assert_eq!(told["instance"], "shop.prod.web.prod.0");
+    assert!(
+        told["text"].as_str().unwrap().contains("taken by munich"),
+        "{told}"
+    );
+    assert_eq!(told.as_object().unwrap().len(), 2, "{told}");
     let logs = ["app", "logs", "shop.prod.web.prod.0", "--lines", "5"];
     let logs = user.until(&logs, |it| !it.out.is_empty()).await;
     assert_eq!(logs.out, "ready\n");
+    let logs = user
+        .weald(&["app", "logs", "shop.prod.web.prod.0", "--json"])
+        .await
+        .json();
+    assert_eq!(logs, json!({ "lines": ["ready"] }));
     let status = user.weald(&["status"]).await;
     assert!(status.out.contains("1: 1 RUNNING"), "{status:?}");
     let nodes = user.weald(&["node", "ls"]).await;
@@ -280,6 +340,108 @@ async fn looks(user: &User) {
     assert_eq!(clusters[0]["standing"], "alive");
     let clusters = user.weald(&["cluster", "ls"]).await;
     assert!(clusters.out.contains("munich"), "{clusters:?}");
+}
+
+/// What Prometheus reads of a cluster and a worker that run one instance.
+async fn figures(site: &Site) {
+    let cluster = scrape(site.cluster.metrics.as_ref().unwrap().address()).await;
+    let worker = scrape(site.worker.metrics.as_ref().unwrap().address()).await;
+    let is = |text: &str, line: &str| {
+        assert!(text.lines().any(|it| it == line), "{line}: {text}");
+    };
+    let more_than_none = |text: &str, name: &str| {
+        let line = text.lines().find_map(|it| it.strip_prefix(name));
+        let value: f64 = line.unwrap().trim().parse().unwrap();
+        assert!(value > 0.0, "{name}: {text}");
+    };
+    is(&cluster, "weald_nodes{standing=\"alive\"} 1");
+    is(&cluster, "weald_nodes{standing=\"suspect\"} 0");
+    is(&cluster, "weald_nodes{standing=\"dead\"} 0");
+    is(&cluster, "weald_links_up{peer=\"root\"} 1");
+    is(&cluster, "weald_links_up{peer=\"worker\"} 1");
+    is(&cluster, "weald_links_up{peer=\"netmanager\"} 0");
+    more_than_none(&cluster, "weald_heartbeats_received_total");
+    more_than_none(&cluster, "weald_addresses_assigned");
+    is(&worker, "weald_links_up{peer=\"cluster\"} 1");
+    for text in [&cluster, &worker] {
+        is(text, "weald_instances{phase=\"RUNNING\"} 1");
+        is(text, "weald_instances{phase=\"FAILED\"} 0");
+        more_than_none(text, "weald_heartbeats_sent_total");
+        more_than_none(text, "weald_commits_total");
+        more_than_none(text, "weald_commit_seconds_total");
+    }
+    more_than_none(&cluster, "weald_messages_sent_total{peer=\"worker\"}");
+    more_than_none(&worker, "weald_messages_received_total{peer=\"cluster\"}");
+}
+
+async fn scrape(address: std::net::SocketAddr) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
+}
+
+/// One that cannot be started has failed, and the next that is deployed takes its place.
+async fn recovers(user: &User, folder: &Path) {
+    let program = folder.join("program");
+    let repaired = service("repaired", &[program.to_str().unwrap()], 1);
+    let file = sla(folder, "repaired.json", &repaired);
+    let deploy = ["app", "apply", &file, "--deploy", "1"];
+    let said = user.weald(&deploy).await;
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("1 of 1 instances failed"), "{said:?}");
+    assert!(
+        said.err
+            .contains("is FAILED on munich/a1: there is no file"),
+        "the reason: {said:?}"
+    );
+
+    // By renaming: a file that is still open for writing cannot be run.
+    let draft = folder.join("draft");
+    std::fs::write(&draft, "#!/bin/sh\nexec /bin/sleep 1000\n").unwrap();
+    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(&draft, &program).unwrap();
+    let again = [&deploy[..], &["--json"]].concat();
+    let again = user.weald(&again).await.json();
+    assert_eq!(again["made"], json!(["shop.prod.repaired.prod.1"]));
+    let only = again["instances"].as_array().unwrap();
+    assert_eq!(only.len(), 1, "{only:?}");
+    assert_eq!(only[0]["status"], "RUNNING");
+    let scale = ["service", "scale", "shop.prod.repaired.prod", "0"];
+    assert_eq!(user.weald(&scale).await.code, 0);
+}
+
+/// One that runs and does not listen where its SLA says: what is so, where, and what to do.
+async fn deaf(user: &User, folder: &Path) {
+    // Nobody listens at a port that was free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let mut deaf = service("deaf", &["/bin/sleep", "1000"], 1);
+    deaf["port"] = format!("{port}:{port}").into();
+    let file = sla(folder, "deaf.json", &deaf);
+    let deploy = ["app", "apply", &file, "--deploy", "1", "--no-wait"];
+    let said = user.weald(&deploy).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let name = "shop.prod.deaf.prod.0";
+    let why = format!(
+        "it runs, and after 10 s does not listen on TCP port {port}; have it listen there, or leave \
+         the port out of the SLA: until then nobody is led to it"
+    );
+    let line = format!("{name} is CREATING on munich/a1: {why}");
+    let explained = user
+        .until(&["explain", name], |it| it.out.contains("does not listen"))
+        .await;
+    assert_eq!(explained.out.lines().next(), Some(&line[..]));
+    let status = user.weald(&["status"]).await;
+    assert!(status.out.lines().any(|it| it == line), "{status:?}");
+    let shown = user.weald(&["app", "get", "shop.prod"]).await;
+    assert!(shown.out.contains(&why), "{shown:?}");
+    let scale = ["service", "scale", "shop.prod.deaf.prod", "0"];
+    assert_eq!(user.weald(&scale).await.code, 0);
 }
 
 /// Wrong uses, each with its exit code and what it says.
@@ -298,27 +460,34 @@ async fn wrong(user: &User, folder: &Path) {
     let error: Value = serde_json::from_str(&said.err).unwrap();
     assert_eq!(error["error"]["status"], 422);
 
-    // One that fits nowhere waits, one that ends has failed; both say why.
+    // One that fits nowhere is told at once, or waits if that is wanted.
     let large = service("large", &["/bin/sleep", "1"], 100_000);
     let file = sla(folder, "large.json", &large);
-    let deploy = ["app", "apply", &file, "--deploy", "1", "--timeout", "2"];
+    let deploy = ["app", "apply", &file, "--deploy", "1"];
     let said = user.weald(&deploy).await;
+    assert_eq!(said.code, 5, "{said:?}");
+    assert!(
+        said.err.contains("1 of 1 instances fit nowhere"),
+        "{said:?}"
+    );
+    assert!(said.err.contains("--wait"), "{said:?}");
+    assert!(said.err.contains("100000 needed"), "the reasons: {said:?}");
+    let said = user.weald(&[&deploy[..], &["--json"]].concat()).await;
+    let error: Value = serde_json::from_str(&said.err).unwrap();
+    assert_eq!(
+        (said.code, &error["error"]["code"]),
+        (5, &json!("fits_nowhere"))
+    );
+    let said = user
+        .weald(&[&deploy[..], &["--wait", "--timeout", "2"]].concat())
+        .await;
     assert_eq!(said.code, 1, "{said:?}");
     assert!(
         said.err.contains("after 2 s, 0 of 1 instances run"),
         "{said:?}"
     );
     assert!(said.err.contains("100000 needed"), "the reasons: {said:?}");
-    let fails = service("fails", &["/bin/sh", "-c", "sleep 0.5; exit 3"], 1);
-    let file = sla(folder, "fails.json", &fails);
-    let wait = ["app", "apply", &file, "--deploy", "1", "--no-wait"];
-    assert_eq!(user.weald(&wait).await.code, 0);
-    let get = ["app", "get", "shop.prod"];
-    user.until(&get, |it| it.out.contains("FAILED")).await;
-    let said = user.weald(&["app", "apply", &file, "--deploy", "1"]).await;
-    assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.err.contains("1 of 1 instances failed"), "{said:?}");
-    assert!(said.err.contains("FAILED: "), "the reason: {said:?}");
+    recovers(user, folder).await;
 
     for words in [
         &["explain", "shop.prod.web.prod.7"][..],

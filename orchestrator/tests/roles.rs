@@ -6,27 +6,24 @@
     reason = "helpers of tests may fail loudly; clippy exempts only the tests themselves"
 )]
 
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use orchestrator::roles::{
-    self, ClusterOptions, JoinOptions, RootOptions, RunningCluster, RunningRoot, WorkerOptions,
-};
+use orchestrator::roles::{self, RunningCluster, RunningRoot};
 use orchestrator_core::root::{Command, Instance, Scope};
 use orchestrator_core::sla::{self, ApplicationDraft};
 use weald_proto::addr::Pools;
 use weald_proto::control::{Phase, Standing};
-use weald_proto::id::{Label, Organisation};
+use weald_proto::id::Organisation;
 use weald_proto::join::JoinRole;
 use weald_proto::name::Zone;
-use weald_proto::spec::Resources;
+
+use site::{ONCE, cluster_options, join, label, root_options, worker_options};
+
+#[path = "site/start.rs"]
+mod site;
 
 const SOON: Duration = Duration::from_secs(20);
-
-fn label(text: &str) -> Label {
-    Label::new(text).unwrap()
-}
 
 fn acme() -> Organisation {
     Organisation(label("acme"))
@@ -56,47 +53,12 @@ fn draft(command: &str) -> ApplicationDraft {
 }
 
 async fn start_root(folder: &Path) -> RunningRoot {
-    roles::root(&RootOptions {
-        folder: folder.to_owned(),
-        name: label("main"),
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        join: (Ipv4Addr::LOCALHOST, 0).into(),
-        advertise: Vec::new(),
-        owner: acme(),
-        api: (Ipv4Addr::LOCALHOST, 0).into(),
-        api_tls: None,
-        names: Vec::new(),
-        compat_login: false,
-        renew_secret: false,
-    })
-    .await
-    .unwrap()
+    roles::root(&root_options(folder)).await.unwrap()
 }
 
 fn start_cluster(folder: &Path) -> RunningCluster {
-    roles::cluster(&ClusterOptions {
-        folder: folder.to_owned(),
-        root: Vec::new(),
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        join: (Ipv4Addr::LOCALHOST, 0).into(),
-        advertise: Vec::new(),
-        relays: Vec::new(),
-        place: None,
-    })
-    .unwrap()
+    roles::cluster(&cluster_options(folder)).unwrap()
 }
-
-async fn join(token: &str, name: Option<&str>, folder: &Path, upper: String) -> anyhow::Result<()> {
-    roles::join(&JoinOptions {
-        token: token.parse()?,
-        name: name.map(label),
-        folder: folder.to_owned(),
-        upper: vec![upper],
-    })
-    .await
-}
-
-const ONCE: (u32, Duration) = (1, Duration::from_secs(600));
 
 /// Asks again until the answer is there.
 async fn until<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn() -> F) -> T {
@@ -130,33 +92,20 @@ async fn one_sla_runs_as_a_process() {
         ["root", "cluster", "worker"].map(|name| folder.path().join(name));
     let root = start_root(&root_folder).await;
     let token = root.invite(label("munich"), ONCE).unwrap();
-    let upper = root.control.local_addr().unwrap().to_string();
-    join(&token, None, &cluster_folder, upper.clone())
+    join(&token, None, &cluster_folder, &root.control)
         .await
         .unwrap();
     // A token of one use is used up by another key.
     let other = folder.path().join("other");
-    let refused = join(&token, None, &other, upper).await.unwrap_err();
+    let refused = join(&token, None, &other, &root.control).await.unwrap_err();
     assert!(refused.to_string().contains("not let in"), "{refused:#}");
 
     let cluster = start_cluster(&cluster_folder);
     let token = cluster.inviter().invite(JoinRole::Worker, ONCE).unwrap();
-    let upper = cluster.control.local_addr().unwrap().to_string();
-    join(&token, Some("a1"), &worker_folder, upper)
+    join(&token, Some("a1"), &worker_folder, &cluster.control)
         .await
         .unwrap();
-    let worker = roles::worker(&WorkerOptions {
-        folder: worker_folder.clone(),
-        cluster: Vec::new(),
-        netmanager: None,
-        offer: Some(Resources {
-            millicpus: 1000,
-            memory_mib: 500,
-            ..Resources::default()
-        }),
-        supervisor: Some(env!("CARGO_BIN_EXE_weald").into()),
-    })
-    .unwrap();
+    let worker = roles::worker(&worker_options(&worker_folder)).unwrap();
     until("the node is alive", || async {
         node_stands(&root, Standing::Alive).await.then_some(())
     })

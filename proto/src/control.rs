@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::addr::Dual;
 use crate::id::NodeId;
+use crate::join::{RenewRequest, RenewResponse};
 use crate::name::{ApplicationName, InstanceId};
 use crate::spec::{Place, Resources, Runtime, ServiceSpec};
 use crate::statement::Signed;
@@ -67,6 +68,24 @@ pub struct InstanceReport {
     pub cpu_percent: f32,
     /// MiB of memory that it uses.
     pub memory_mib: u32,
+}
+
+impl InstanceReport {
+    /// A life's phase and nothing more: on no node, without addresses, using nothing.
+    #[must_use]
+    pub fn new(instance: InstanceId, generation: Generation, phase: Phase) -> Self {
+        Self {
+            instance,
+            generation,
+            phase,
+            detail: String::new(),
+            node: None,
+            instance_ip: Dual::default(),
+            exit_status: None,
+            cpu_percent: 0.0,
+            memory_mib: 0,
+        }
+    }
 }
 
 /// Why somebody does not take an instance: a figure beside the figure that it fails.
@@ -198,6 +217,8 @@ pub struct NodeReport {
     pub cpu_percent: f32,
     /// MiB of memory in use.
     pub memory_mib: u32,
+    /// SHA-256 of its key's SubjectPublicKeyInfo, by which it is revoked.
+    pub key: [u8; 32],
 }
 
 /// What a cluster says to root.
@@ -258,6 +279,8 @@ pub enum ClusterToRoot {
         /// The last lines, oldest first; or why there are none.
         lines: Result<Vec<String>, String>,
     },
+    /// The cluster's certificate is to live on.
+    Renew(RenewRequest),
 }
 
 /// What root says to a cluster.
@@ -314,6 +337,8 @@ pub enum RootToCluster {
         /// The report's sequence.
         sequence: u64,
     },
+    /// Answers [`ClusterToRoot::Renew`].
+    Renewed(RenewResponse),
 }
 
 /// What a worker says to its cluster.
@@ -361,6 +386,8 @@ pub enum WorkerToCluster {
         /// The last lines, oldest first; or why there are none.
         lines: Result<Vec<String>, String>,
     },
+    /// The node's certificate is to live on.
+    Renew(RenewRequest),
 }
 
 /// What a cluster says to a worker.
@@ -403,4 +430,6 @@ pub enum ClusterToWorker {
         /// The report's sequence.
         sequence: u64,
     },
+    /// Answers [`WorkerToCluster::Renew`].
+    Renewed(RenewResponse),
 }

@@ -1,4 +1,5 @@
-//! The frames beside QUIC on the data socket: path probes and relay frames.
+//! The frames beside QUIC on the data socket: path probes and relay frames. Those of the fast lane
+//! are laid out by [`crate::fast`].
 //!
 //! A UDP datagram whose first byte has the QUIC fixed bit (`0x40`) is QUIC (RFC 9000, section
 //! 17.2; greasing of that bit is off on every node). All else is one of the frames below, told
@@ -9,13 +10,22 @@
 //!
 //! ```text
 //! probe                                   relay data
-//! 0      kind: 0x01 request, 0x02 reply   0      kind: 0x10
+//! 0      kind: 0x01 request, 0x02 reply   0      kind: 0x10, or 0x11 with no packet behind
 //! 1..9   session id of the receiver       1..5   link id: which registration at this relay
 //! 9..15  counter                          5..9   peer id: to whom (up) or from whom (down)
 //! 15..23 nonce, echoed by the reply       9..15  counter
 //! 23..41 observed address (reply)         15..23 tag
 //! 41..49 tag                              23..   one sealed packet, opaque to the relay
 //! 49..   padding, authenticated
+//!
+//! knock, answered by a datagram           its answer
+//! 0      kind: 0x12                       0      kind: 0x13
+//! 1..5   link id                          1..9   tag of the knock
+//! 5..7   port to answer to; 0: the own    9..27  address that the knock came from
+//! 7      1: answer from the other port
+//! 9..15  counter
+//! 15..23 tag
+//! 23..   padding, authenticated, at least up to 32
 //! ```
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -28,6 +38,18 @@ pub const PROBE_REQUEST: u8 = 0x01;
 pub const PROBE_REPLY: u8 = 0x02;
 /// First byte of a relay data frame.
 pub const RELAY_DATA: u8 = 0x10;
+/// First byte of a frame by which a node asks a relay where it comes from: a header and no packet.
+pub const RELAY_OBSERVE: u8 = 0x11;
+/// First byte of a frame by which a node has a relay send it a datagram.
+pub const RELAY_KNOCK: u8 = 0x12;
+/// First byte of that datagram.
+pub const RELAY_KNOCKED: u8 = 0x13;
+/// First byte of a frame of the fast lane; its layout is [`crate::fast`]'s.
+pub const FAST: u8 = 0x20;
+/// The least bytes of a knock: more than its answer has, so that nobody gains by it.
+pub const KNOCK_LEN: usize = 32;
+/// Bytes of the answer to a knock.
+pub const KNOCKED_LEN: usize = 27;
 /// Bytes of a frame's authentication tag: 64 bits, guessed once in 2^64 frames, at 8 bytes a frame.
 pub const TAG_LEN: usize = 8;
 /// Bytes of a probe without padding.
@@ -46,6 +68,12 @@ pub enum FrameKind {
     Probe,
     /// A relay data frame.
     RelayData,
+    /// A node's question where its packets come from.
+    RelayQuestion,
+    /// A node's wish to be sent a datagram.
+    RelayKnock,
+    /// A sealed datagram of the fast lane.
+    Fast,
     /// None that we know.
     Unknown,
 }
@@ -58,6 +86,9 @@ impl FrameKind {
             Some(first) if first & QUIC_FIXED_BIT != 0 => Self::Quic,
             Some(&(PROBE_REQUEST | PROBE_REPLY)) => Self::Probe,
             Some(&RELAY_DATA) => Self::RelayData,
+            Some(&RELAY_OBSERVE) => Self::RelayQuestion,
+            Some(&RELAY_KNOCK) => Self::RelayKnock,
+            Some(&FAST) => Self::Fast,
             _ => Self::Unknown,
         }
     }
@@ -92,11 +123,7 @@ impl Probe {
         out[9..15].copy_from_slice(&self.counter.to_be_bytes()[2..]);
         out[15..23].copy_from_slice(&self.nonce.to_be_bytes());
         if let Some(observed) = self.observed {
-            let ip = match observed.ip() {
-                IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-                IpAddr::V6(ip) => ip,
-            };
-            out[23..39].copy_from_slice(&ip.octets());
+            out[23..39].copy_from_slice(&mapped(observed.ip()).octets());
             out[39..41].copy_from_slice(&observed.port().to_be_bytes());
         }
         out
@@ -155,15 +182,115 @@ impl RelayHeader {
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (head, _) = bytes.split_first_chunk::<RELAY_HEADER_LEN>()?;
-        (head[0] == RELAY_DATA).then(|| Self {
+        (head[0] == RELAY_DATA).then(|| Self::read(head))
+    }
+
+    fn read(head: &[u8; RELAY_HEADER_LEN]) -> Self {
+        Self {
             link: u32::from_be_bytes(*array(head, 1)),
             peer: u32::from_be_bytes(*array(head, 5)),
             counter: u48(array(head, 9)),
-        })
+        }
     }
 
     /// Where the tag stands.
     pub const TAG: std::ops::Range<usize> = 15..RELAY_HEADER_LEN;
+
+    /// Writes a question to the observing port of a relay: nobody is named, nothing is carried.
+    #[must_use]
+    pub fn encode_observe(link: u32) -> [u8; RELAY_HEADER_LEN] {
+        let header = Self {
+            link,
+            peer: 0,
+            counter: 0,
+        };
+        let mut out = header.encode();
+        out[0] = RELAY_OBSERVE;
+        out
+    }
+
+    /// Reads such a question. None if it is anything else.
+    #[must_use]
+    pub fn decode_observe(bytes: &[u8]) -> Option<Self> {
+        let head: &[u8; RELAY_HEADER_LEN] = bytes.try_into().ok()?;
+        (head[0] == RELAY_OBSERVE).then(|| Self::read(head))
+    }
+}
+
+/// A node's wish to be sent one datagram, which shows what its NAT lets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Knock {
+    /// The registration at the relay whose keys authenticate this frame.
+    pub link: u32,
+    /// The port to send to at the address of the registration; 0 means where the knock comes from.
+    pub port: u16,
+    /// Whether to send from the port that was not knocked at.
+    pub from_other_port: bool,
+}
+
+impl Knock {
+    /// Writes the knock with a zeroed tag, to be sealed at [`RelayHeader::TAG`], and zero padding up
+    /// to `len` bytes.
+    #[must_use]
+    pub fn encode(&self, len: usize) -> Vec<u8> {
+        let mut out = vec![0; len.max(KNOCK_LEN)];
+        out[0] = RELAY_KNOCK;
+        out[1..5].copy_from_slice(&self.link.to_be_bytes());
+        out[5..7].copy_from_slice(&self.port.to_be_bytes());
+        out[7] = u8::from(self.from_other_port);
+        out
+    }
+
+    /// Reads a knock. None if it is too short or anything else.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (head, _) = bytes.split_first_chunk::<KNOCK_LEN>()?;
+        (head[0] == RELAY_KNOCK).then(|| Self {
+            link: u32::from_be_bytes(*array(head, 1)),
+            port: u16::from_be_bytes(*array(head, 5)),
+            from_other_port: head[7] & 1 != 0,
+        })
+    }
+}
+
+/// The answer to a [`Knock`]: whoever has it shows that the relay had the knock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Knocked {
+    /// The tag of the knock.
+    pub tag: [u8; TAG_LEN],
+    /// Where the knock came from, as the relay saw it.
+    pub seen: SocketAddr,
+}
+
+impl Knocked {
+    /// Writes the answer.
+    #[must_use]
+    pub fn encode(&self) -> [u8; KNOCKED_LEN] {
+        let mut out = [0; KNOCKED_LEN];
+        out[0] = RELAY_KNOCKED;
+        out[1..9].copy_from_slice(&self.tag);
+        out[9..25].copy_from_slice(&mapped(self.seen.ip()).octets());
+        out[25..27].copy_from_slice(&self.seen.port().to_be_bytes());
+        out
+    }
+
+    /// Reads an answer. None if it is anything else.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let head: &[u8; KNOCKED_LEN] = bytes.try_into().ok()?;
+        let ip = Ipv6Addr::from(*array::<16>(head, 9)).to_canonical();
+        (head[0] == RELAY_KNOCKED).then(|| Self {
+            tag: *array(head, 1),
+            seen: SocketAddr::new(ip, u16::from_be_bytes(*array(head, 25))),
+        })
+    }
+}
+
+fn mapped(ip: IpAddr) -> Ipv6Addr {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    }
 }
 
 /// `N` bytes of a header at a constant offset.
@@ -224,6 +351,46 @@ mod tests {
             [0x10, 10, 11, 12, 13, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0]
         );
         assert_eq!(RelayHeader::decode(&bytes), Some(header));
+    }
+
+    #[test]
+    fn golden_relay_question() {
+        let bytes = RelayHeader::encode_observe(0x0a0b_0c0d);
+        assert_eq!(bytes[..6], [0x11, 10, 11, 12, 13, 0]);
+        assert_eq!(FrameKind::of(&bytes), FrameKind::RelayQuestion);
+        assert_eq!(RelayHeader::decode(&bytes), None);
+        let read = RelayHeader::decode_observe(&bytes).unwrap();
+        assert_eq!((read.link, read.peer, read.counter), (0x0a0b_0c0d, 0, 0));
+        assert_eq!(
+            RelayHeader::decode_observe(&[bytes.as_slice(), &[0]].concat()),
+            None
+        );
+    }
+
+    #[test]
+    fn golden_knock_and_its_answer() {
+        let knock = Knock {
+            link: 0x0a0b_0c0d,
+            port: 0x1234,
+            from_other_port: true,
+        };
+        let bytes = knock.encode(0);
+        assert_eq!(bytes[..9], [0x12, 10, 11, 12, 13, 0x12, 0x34, 1, 0]);
+        assert_eq!(bytes.len(), KNOCK_LEN);
+        assert_eq!(FrameKind::of(&bytes), FrameKind::RelayKnock);
+        assert_eq!(Knock::decode(&knock.encode(1400)), Some(knock));
+        assert_eq!(Knock::decode(&bytes[..KNOCK_LEN - 1]), None);
+
+        let answer = Knocked {
+            tag: [1, 2, 3, 4, 5, 6, 7, 8],
+            seen: "203.0.113.7:4660".parse().unwrap(),
+        };
+        let bytes = answer.encode();
+        assert_eq!(bytes[..9], [0x13, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(bytes[19..], [0xff, 0xff, 203, 0, 113, 7, 0x12, 0x34]);
+        assert_eq!(Knocked::decode(&bytes), Some(answer));
+        assert_eq!(Knocked::decode(&bytes[1..]), None);
+        assert_eq!(FrameKind::of(&bytes), FrameKind::Unknown);
     }
 
     #[test]

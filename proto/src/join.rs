@@ -1,8 +1,10 @@
-//! How somebody new is admitted: a secret and a key against a certificate.
+//! How somebody new is admitted: a secret and a key against a certificate; and how a member gets its
+//! next certificate.
 //!
 //! Clusters join at root, workers and relays at their cluster. Whoever joins dials, over a
 //! connection on which only the dialled one has a certificate, says one [`JoinRequest`] and hears
-//! one [`JoinResponse`]. What the token is that it was given, and who is let in, is weald-trust's
+//! one [`JoinResponse`]. A [`RenewRequest`] and its [`RenewResponse`] travel on the links that
+//! members have anyway. What the token is that it was given, and who is let in, is weald-trust's
 //! `join`; the layout as bytes is [`crate::codec`]'s.
 
 use std::fmt;
@@ -72,6 +74,33 @@ pub enum JoinResponse {
         ca: Vec<u8>,
     },
     /// It is not.
+    Refused {
+        /// Why, and what to do.
+        text: String,
+    },
+}
+
+/// What a member says to whoever has issued its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RenewRequest {
+    /// As what it has joined.
+    pub role: JoinRole,
+    /// Its own name: the cluster's, or the node's within its cluster.
+    pub name: Label,
+    /// A PKCS#10 request for the key that it has, DER: grants, rows and revocations name keys, so a
+    /// renewal keeps its key.
+    pub csr: Vec<u8>,
+}
+
+/// What it hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RenewResponse {
+    /// It goes on.
+    Renewed {
+        /// The new certificate, then that of its issuer unless that is root; DER.
+        chain: Vec<Vec<u8>>,
+    },
+    /// It does not.
     Refused {
         /// Why, and what to do.
         text: String,

@@ -10,6 +10,7 @@
 //! | operator | the static table | netmanager | [`table`] |
 //! | netmanager | chunks of inner packets, in QUIC DATAGRAMs | netmanager | [`chunk`] |
 //! | netmanager | path probes, beside QUIC on the data socket | netmanager | [`frame`] |
+//! | netmanager | chunks of inner packets, sealed without QUIC | netmanager | [`fast`] |
 //! | netmanager | sealed packets, in relay frames | relay | [`frame`] |
 //! | netmanager | token, whom it wants to reach | relay | [`relay`] |
 //! | a cluster | who may use its relays | relay | [`token`] |
@@ -34,9 +35,13 @@ pub mod chunk;
 
 pub mod frame;
 
+pub mod fast;
+
 pub mod stream;
 
 pub mod relay;
+
+pub mod datagram;
 
 pub mod token;
 

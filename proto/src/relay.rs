@@ -11,6 +11,7 @@
 //!   Open {request, node}          ->
 //!                                 <-  Opened {request, peer or refusal}
 //!                                 <-  Gone {peer}        whenever a registration ends
+//!                                 <-  Observed {asked_port, seen}    for each question
 //!                                 <-  Superseded         then close: the node registered again
 //! ```
 //!
@@ -92,6 +93,13 @@ pub enum RelayMessage {
         /// The id that [`Opened`] or a data frame has named before.
         peer: u32,
     },
+    /// Where a question came from.
+    Observed {
+        /// To which of the relay's ports it came.
+        asked_port: u16,
+        /// From where.
+        seen: SocketAddr,
+    },
     /// The same node has registered on another session; this one ends.
     Superseded,
     /// The node is not registered; the session ends.
@@ -107,6 +115,9 @@ pub struct Welcome {
     pub observed: SocketAddr,
     /// What the relay allows.
     pub limits: Limits,
+    /// A second port of the relay, at which it tells whether the node's NAT shows it another
+    /// address than here; none if the relay has none.
+    pub observe_port: Option<u16>,
 }
 
 /// What a relay allows a node.
@@ -234,6 +245,11 @@ impl RelayMessage {
             Self::Welcome(welcome) => Kind::Welcome(welcome.to_wire()),
             Self::Opened(opened) => Kind::Opened(opened.to_wire()),
             Self::Gone { peer } => Kind::Gone(wire::Gone { peer: *peer }),
+            Self::Observed { asked_port, seen } => Kind::Observed(wire::Observed {
+                ip: ip_bytes(seen.ip()),
+                port: u32::from(seen.port()),
+                asked_port: u32::from(*asked_port),
+            }),
             Self::Superseded => Kind::Superseded(wire::Superseded {}),
             Self::Refused(refused) => Kind::Refused(refused.to_wire()),
         };
@@ -253,6 +269,15 @@ impl RelayMessage {
             Kind::Welcome(welcome) => welcome.try_into().map(Self::Welcome),
             Kind::Opened(opened) => opened.try_into().map(Self::Opened),
             Kind::Gone(gone) => nonzero(gone.peer, "peer").map(|peer| Self::Gone { peer }),
+            Kind::Observed(told) => {
+                let ip = ip_of(&told.ip).ok_or(MessageError::Field("ip"))?;
+                let port = port_of(told.port).ok_or(MessageError::Field("port"))?;
+                let asked = port_of(told.asked_port).ok_or(MessageError::Field("asked_port"))?;
+                Ok(Self::Observed {
+                    asked_port: asked,
+                    seen: SocketAddr::new(ip, port),
+                })
+            }
             Kind::Superseded(_) => Ok(Self::Superseded),
             Kind::Refused(refused) => refused.try_into().map(Self::Refused),
         }
@@ -263,31 +288,39 @@ impl Welcome {
     fn to_wire(&self) -> wire::Welcome {
         wire::Welcome {
             link: self.link,
-            observed_ip: match self.observed.ip() {
-                IpAddr::V4(ip) => ip.octets().to_vec(),
-                IpAddr::V6(ip) => ip.octets().to_vec(),
-            },
+            observed_ip: ip_bytes(self.observed.ip()),
             observed_port: u32::from(self.observed.port()),
             max_packet: self.limits.max_packet,
             idle_timeout_ms: u32::try_from(self.limits.idle_timeout.as_millis())
                 .unwrap_or(u32::MAX),
+            observe_port: self.observe_port.map_or(0, u32::from),
         }
     }
+}
+
+fn ip_bytes(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(|ip| Ipv4Addr::from(ip).into());
+    let v6 = || <[u8; 16]>::try_from(bytes).map(|ip| Ipv6Addr::from(ip).into());
+    v4.or_else(|_| v6()).ok()
+}
+
+fn port_of(number: u32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|port| *port != 0)
 }
 
 impl TryFrom<wire::Welcome> for Welcome {
     type Error = MessageError;
 
     fn try_from(welcome: wire::Welcome) -> Result<Self, MessageError> {
-        let ip = match welcome.observed_ip.as_slice() {
-            ip if ip.len() == 4 => <[u8; 4]>::try_from(ip).map(|ip| Ipv4Addr::from(ip).into()),
-            ip => <[u8; 16]>::try_from(ip).map(|ip| Ipv6Addr::from(ip).into()),
-        };
-        let ip = ip.map_err(|_| MessageError::Field("observed_ip"))?;
-        let port = u16::try_from(welcome.observed_port)
-            .ok()
-            .filter(|port| *port != 0)
-            .ok_or(MessageError::Field("observed_port"))?;
+        let ip = ip_of(&welcome.observed_ip).ok_or(MessageError::Field("observed_ip"))?;
+        let port = port_of(welcome.observed_port).ok_or(MessageError::Field("observed_port"))?;
         Ok(Self {
             link: nonzero(welcome.link, "link")?,
             observed: SocketAddr::new(ip, port),
@@ -298,6 +331,7 @@ impl TryFrom<wire::Welcome> for Welcome {
                     "idle_timeout_ms",
                 )?)),
             },
+            observe_port: port_of(welcome.observe_port),
         })
     }
 }

@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 
 use crate::addr::{Dual, Pools};
+use crate::join::{RenewRequest, RenewResponse};
 use crate::name::{ApplicationName, Zone};
 use crate::statement::Signed;
 
@@ -35,6 +36,8 @@ pub enum NetToCluster {
     Addresses(Vec<SocketAddr>),
     /// Sent when nothing else was said for some seconds.
     KeepAlive,
+    /// The node's certificate is to live on.
+    Renew(RenewRequest),
 }
 
 /// What a cluster says to a netmanager.
@@ -70,6 +73,8 @@ pub enum ClusterToNet {
     },
     /// An application that the node asked for does not exist, or not for it.
     Unknown(ApplicationName),
+    /// Answers [`NetToCluster::Renew`].
+    Renewed(RenewResponse),
 }
 
 /// What a netmanager shows another one, on a unidirectional stream of its own.
@@ -89,4 +94,80 @@ pub enum PeerToPeer {
     Lease(Signed),
     /// Who is revoked (a signed `statement::Revocations`).
     Revocations(Signed),
+    /// Where it may be reached; again whenever that changes, with a higher generation.
+    Candidates {
+        /// Counts the lists of this session, from 1.
+        generation: u64,
+        /// How its NAT, if there is one, gives out ports.
+        mapping: NatMapping,
+        /// The addresses, the latest observation last.
+        candidates: Vec<PeerCandidate>,
+    },
+    /// The sender has opened the way out of its own NAT in this round and waits: send to all of its
+    /// candidates now.
+    Punch {
+        /// Counts the rounds of this session, from 1.
+        round: u32,
+    },
+    /// Answers Punch: so has this end, and it sends.
+    PunchOpened {
+        /// The number in Punch.
+        round: u32,
+    },
+    /// Somebody on this node wants to measure the way to the other: answer load for a while.
+    BenchAsk {
+        /// Tells the answer.
+        number: u64,
+        /// For how long at most.
+        seconds: u32,
+    },
+    /// Answers BenchAsk.
+    BenchAnswer {
+        /// The number in BenchAsk.
+        number: u64,
+        /// Why not; empty if it is granted.
+        refused: String,
+        /// What load must show.
+        token: Vec<u8>,
+        /// The TCP and UDP port at the node's address in the overlay.
+        port: u16,
+        /// The port at its other addresses, for comparison; 0 if it offers none.
+        bare_port: u16,
+    },
+}
+
+/// One address at which a node may be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerCandidate {
+    /// How the node knows it.
+    pub kind: CandidateKind,
+    /// The address of its data socket.
+    pub address: SocketAddr,
+}
+
+/// How a node knows one of its addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CandidateKind {
+    /// An interface has it.
+    Interface,
+    /// An observer outside has told it.
+    Reflexive,
+    /// Its operator says so.
+    Configured,
+    /// A gateway has said that it leads packets to it.
+    Mapped,
+}
+
+/// How a NAT maps one inside address and port to outside ones (RFC 4787, section 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NatMapping {
+    /// Fewer than two observers have said what they see.
+    #[default]
+    Unknown,
+    /// The same towards everyone, or there is no NAT.
+    Independent,
+    /// Another port for every destination, each a little above the one before.
+    Sequential,
+    /// Another port for every destination, without an order.
+    Random,
 }

@@ -117,6 +117,8 @@ written!(
         "args" args: Vec<String>,
         /// Our extension: which lane flows take.
         "lane" lane: String,
+        /// Our extension: when connections on the L4 lane are accepted.
+        "accept" accept: String,
         /// Our extension: the scheduler to use.
         "scheduler" scheduler: String,
     }

@@ -3,6 +3,7 @@
 //! The SLA that a user writes is [`crate::sla`]'s; orchestrator-core turns it into this, or into
 //! all of its errors. Everything here is already valid.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::addr::Dual;
 use crate::id::{Label, Organisation};
 use crate::name::ServiceName;
-use crate::table::{LanePolicy, PortMapping};
+use crate::table::{AcceptPolicy, LanePolicy, PortMapping, Transport};
 
 /// A checked service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +26,9 @@ pub struct ServiceSpec {
     pub closest: Dual,
     /// Which lane its flows take.
     pub lane: LanePolicy,
+    /// When its connections on the L4 lane are accepted.
+    #[serde(default)]
+    pub accept: AcceptPolicy,
     /// What runs an instance.
     pub runtime: Runtime,
     /// What is run: a path, an image or archives, as the runtime reads it.
@@ -37,6 +41,9 @@ pub struct ServiceSpec {
     pub resources: Resources,
     /// Ports of the host that lead to the instance.
     pub ports: Vec<PortMapping>,
+    /// TCP ports that the instance listens on besides those that ports of the host lead to.
+    #[serde(default)]
+    pub listens: Vec<u16>,
     /// Whether an instance that ends with status 0 is Completed and not started again.
     pub one_shot: bool,
     /// What a place must satisfy.
@@ -45,6 +52,17 @@ pub struct ServiceSpec {
     pub scheduler: Option<Label>,
     /// How long scheduling may take before it has failed.
     pub convergence: Duration,
+}
+
+impl ServiceSpec {
+    /// The TCP ports that an instance listens on as soon as it serves.
+    #[must_use]
+    pub fn tcp_ports(&self) -> BTreeSet<u16> {
+        let mapped = self.ports.iter();
+        let mapped = mapped.filter(|it| it.transport == Transport::Tcp);
+        let mapped = mapped.map(|it| it.instance);
+        mapped.chain(self.listens.iter().copied()).collect()
+    }
 }
 
 /// What runs an instance.

@@ -15,7 +15,7 @@ use crate::addr::Dual;
 use crate::control::Generation;
 use crate::id::{Label, NodeId, Organisation, RelayId};
 use crate::name::{InstanceId, ServiceName};
-use crate::table::LanePolicy;
+use crate::table::{AcceptPolicy, LanePolicy};
 
 /// Seconds since 1970.
 pub type UnixSeconds = u64;
@@ -115,6 +115,8 @@ pub struct ServiceStatement {
     pub closest: Dual,
     /// Which lane its flows take.
     pub lane: LanePolicy,
+    /// When its connections on the L4 lane are accepted.
+    pub accept: AcceptPolicy,
 }
 
 /// An instance, or that it is gone.

@@ -50,6 +50,9 @@ pub struct RelayRow {
     pub id: RelayId,
     /// Where it is reached, over UDP.
     pub addresses: Vec<SocketAddr>,
+    /// Where it is reached in TLS over TCP; empty means at the same addresses, at
+    /// [`crate::datagram::DEFAULT_TCP_PORT`].
+    pub tcp_addresses: Vec<SocketAddr>,
 }
 
 /// A service.
@@ -65,6 +68,8 @@ pub struct ServiceRow {
     pub closest: Dual,
     /// Which lane its flows take.
     pub lane: LanePolicy,
+    /// When its connections on the L4 lane are accepted.
+    pub accept: AcceptPolicy,
 }
 
 /// Which lane the flows of a service take.
@@ -80,6 +85,19 @@ pub enum LanePolicy {
     L3,
     /// TCP always terminated at the nodes and carried on QUIC streams.
     L4,
+}
+
+/// When a connection on the L4 lane is accepted at the client's node.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum AcceptPolicy {
+    /// Once the instance has accepted: what is refused is refused exactly.
+    #[default]
+    Late,
+    /// At once, which saves a round trip: what is refused is reset.
+    Early,
 }
 
 /// An instance of a service.

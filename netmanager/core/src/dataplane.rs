@@ -13,20 +13,25 @@
 //!
 //! It holds no session, no queue towards peers and no chunk: those are the shell's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use weald_proto::id::Organisation;
 use weald_proto::name::{Policy, ServiceName};
 
+pub use self::change::LINGER;
 pub use self::peers::{PeerState, Reachability};
+pub use self::streams::StreamWanted;
 pub use crate::balance::{Candidate, Family};
 pub use crate::flow::FlowView;
 
 use self::answers::Answers;
 use crate::balance::Balancer;
-use crate::flow::FlowTable;
+use crate::flow::{Choices, FlowId, FlowTable, Lane, LaneReason, PLACE_LEN};
 use crate::fragment::FragmentTable;
+use crate::lane::Phantoms;
 use crate::table::{Host, PeerId, Snapshot};
 use crate::verdict::{Counters, Verdict};
 use crate::vnet::VnetHeader;
@@ -38,6 +43,7 @@ mod handle;
 mod open;
 mod peers;
 mod reset;
+mod streams;
 
 /// Bounds of what the data plane keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,9 +84,19 @@ pub struct DataPlane {
     flows: FlowTable,
     fragments: FragmentTable,
     balancer: Balancer,
+    choices: Choices,
+    /// Connections whose servers have left the table, and when they end; the earliest first.
+    lingering: VecDeque<(Instant, FlowId)>,
+    /// Instances that were hosted here until a moment ago, until when streams to them are taken, and
+    /// whose they were; the earliest first.
+    departed: VecDeque<(Instant, IpAddr, Organisation)>,
+    phantoms: Phantoms,
+    /// Whether connections of the L4 lane can end at this node's kernel.
+    has_stack: bool,
     answers: Answers,
     interests: BTreeSet<PeerId>,
     counters: Counters,
+    lanes: BTreeMap<(Lane, LaneReason), u64>,
 }
 
 impl DataPlane {
@@ -94,20 +110,47 @@ impl DataPlane {
             flows: FlowTable::new(limits.flows, seed),
             fragments: FragmentTable::new(limits.fragmented_packets, seed),
             balancer: Balancer::new(seed),
+            choices: Choices::default(),
+            lingering: VecDeque::new(),
+            departed: VecDeque::new(),
+            phantoms: Phantoms::default(),
+            has_stack: true,
             answers: Answers::new(limits.answers, seed),
             interests: BTreeSet::new(),
             counters: Counters::default(),
+            lanes: BTreeMap::new(),
         }
     }
 
-    /// Goes over to another table. Flows whose instance is gone, or that policy forbids now, end
-    /// with a reset for the local end; flows of an instance that has moved follow it.
+    /// Says that no kernel is behind the device at which connections of the L4 lane could end: flows
+    /// that are opened here take another one.
+    #[must_use]
+    pub const fn without_stack(mut self) -> Self {
+        self.has_stack = false;
+        self
+    }
+
+    /// Takes up a part of where connections to services went that a former process has opened, as
+    /// that has [polled](Self::poll_choice) it.
+    pub fn restore_choice(&mut self, at: usize, place: &[u8]) {
+        self.choices.restore(at, place);
+    }
+
+    /// A part of what the next process takes up, by its offset; until there is none.
+    pub fn poll_choice(&mut self) -> Option<(usize, [u8; PLACE_LEN])> {
+        self.choices.poll_write()
+    }
+
+    /// Goes over to another table. Flows that policy forbids now, or whose client is gone, end with a
+    /// reset for the local end, and so do connections whose server is gone, after [`LINGER`]; flows
+    /// of an instance that has moved follow it.
     pub fn set_table(&mut self, table: Arc<Snapshot>, now: Instant) {
         let old = self.table.replace(Arc::clone(&table));
         self.balancer.set_table(old.as_deref(), &table);
         self.peers.retain(|peer, _| table.peer(*peer).is_some());
         if let Some(old) = old {
             self.follow_table(&old, &table, now);
+            self.note_departed(&old, &table, now);
         }
     }
 
@@ -143,12 +186,18 @@ impl DataPlane {
     /// Forgets what has expired.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.flows.sweep(now);
+        self.end_lingering(now);
     }
 
     /// When [`DataPlane::handle_timeout`] has something to do, and what.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.flows.next_sweep().map(|at| (at, "flow sweep"))
+        let sweep = self.flows.next_sweep().map(|at| (at, "flow sweep"));
+        let lingering = self.lingering.front().map(|(at, _)| *at);
+        let departed = self.departed.front().map(|(at, ..)| *at);
+        let gone = lingering.into_iter().chain(departed).min();
+        let gone = gone.map(|at| (at, "servers that are gone"));
+        sweep.into_iter().chain(gone).min()
     }
 
     /// The next packet that we have made ourselves: resets and ICMP errors.
@@ -200,6 +249,12 @@ impl DataPlane {
     /// peer is tried again is the shell's.
     pub fn interests(&mut self) -> impl Iterator<Item = PeerId> + use<> {
         std::mem::take(&mut self.interests).into_iter()
+    }
+
+    /// How many flows were opened here, by their lanes and the reasons for those.
+    #[must_use]
+    pub const fn lanes(&self) -> &BTreeMap<(Lane, LaneReason), u64> {
+        &self.lanes
     }
 
     /// How many packets were dropped here, by reason. Every dropped packet counts once.

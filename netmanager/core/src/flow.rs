@@ -10,9 +10,11 @@ use std::time::Instant;
 
 use weald_proto::name::Policy;
 
+pub use self::choices::{CHOICES_LEN, Choices, PLACE_LEN};
 pub use self::key::{FlowKey, Side};
 pub use self::lane::{Lane, LaneReason};
 pub use self::state::{FlowState, Usefulness};
+pub use self::stream::StreamEnd;
 pub use self::table::{FlowId, FlowTable, OpenError};
 pub use self::tcp::{TcpEnd, TcpState};
 pub use self::view::FlowView;
@@ -20,10 +22,12 @@ pub use self::view::FlowView;
 use crate::packet::{L4, PacketInfo};
 use crate::table::Host;
 
+mod choices;
 mod key;
 pub(crate) mod lane;
 mod order;
 mod state;
+mod stream;
 mod table;
 pub(crate) mod tcp;
 mod view;
@@ -80,12 +84,15 @@ pub struct Opening {
     pub lane: Lane,
     /// Why so.
     pub lane_reason: LaneReason,
+    /// Where it really goes, on the L4 lane: the keys are those of packets to and from this node's
+    /// stack then.
+    pub stream: Option<StreamEnd>,
 }
 
 /// A flow.
 ///
-/// Invariant: at most one of its two ends is on another node, and only a flow whose opener is here
-/// is translated.
+/// Invariant: at most one of its two ends is on another node. Only a flow whose opener is here is
+/// translated, and one of the L4 lane, of which both ends are here: a program and the stack.
 #[derive(Debug, Clone)]
 pub struct Flow {
     keys: PerDirection<FlowKey>,
@@ -95,6 +102,8 @@ pub struct Flow {
     policy: Option<Policy>,
     lane: Lane,
     lane_reason: LaneReason,
+    /// Few flows have one, and it is larger than all the rest.
+    stream: Option<Box<StreamEnd>>,
     created: Instant,
     last_used: Instant,
     expires: Instant,
@@ -141,6 +150,9 @@ impl Opening {
     /// from its own address, which no kernel accepts, so it hears from the service's: there the
     /// source is translated as well.
     fn reply_key(&self) -> FlowKey {
+        if let Some(stream) = &self.stream {
+            return stream.reply_key();
+        }
         let reply = self.key.reversed(Side::of(self.responder));
         if self.responder_ip == self.key.source() {
             return reply.with_addresses(self.responder_ip, self.key.destination());
@@ -150,20 +162,26 @@ impl Opening {
 
     /// The flow that this opens, not in a table yet.
     fn into_flow(self, now: Instant) -> Flow {
+        let ends = match self.stream {
+            Some(_) => [Host::Local; 2],
+            None => [self.opener, self.responder],
+        };
+        let [opener, responder] = ends;
         Flow {
             keys: PerDirection {
                 forward: self.key,
                 reply: self.reply_key(),
             },
             ends: PerDirection {
-                forward: self.opener,
-                reply: self.responder,
+                forward: opener,
+                reply: responder,
             },
-            translated: self.responder_ip != self.key.destination(),
+            translated: self.stream.is_some() || self.responder_ip != self.key.destination(),
             state: self.state,
             policy: self.policy,
             lane: self.lane,
             lane_reason: self.lane_reason,
+            stream: self.stream.map(Box::new),
             created: now,
             last_used: now,
             expires: now + self.state.lifetime(),
@@ -194,22 +212,75 @@ impl Flow {
         self.source(direction.opposite())
     }
 
+    /// Where it really goes, on the L4 lane.
+    #[must_use]
+    pub fn stream(&self) -> Option<&StreamEnd> {
+        self.stream.as_deref()
+    }
+
+    /// Where the program is that has opened it.
+    #[must_use]
+    pub fn opener(&self) -> Host {
+        match self.stream() {
+            Some(StreamEnd::Far { peer, .. }) => Host::Peer(*peer),
+            Some(StreamEnd::Near { .. }) => Host::Local,
+            None => self.ends.forward,
+        }
+    }
+
+    /// Where the program is that answers.
+    #[must_use]
+    pub fn answerer(&self) -> Host {
+        match self.stream() {
+            Some(StreamEnd::Near { peer, .. }) => Host::Peer(*peer),
+            Some(StreamEnd::Far { .. }) => Host::Local,
+            None => self.ends.reply,
+        }
+    }
+
+    /// The opener's address and port, or the identifier of its echo requests.
+    #[must_use]
+    pub fn client_end(&self) -> (IpAddr, u16) {
+        match self.stream() {
+            Some(StreamEnd::Far { client, .. }) => (client.ip(), client.port()),
+            Some(StreamEnd::Near { .. }) | None => {
+                let key = &self.keys.forward;
+                (key.source(), key.source_port())
+            }
+        }
+    }
+
+    /// The address and port that the opener asked for: a service's, an instance's or a node's.
+    #[must_use]
+    pub fn asked_end(&self) -> (IpAddr, u16) {
+        match self.stream() {
+            Some(StreamEnd::Far { target, .. }) => (target.ip(), target.port()),
+            Some(StreamEnd::Near { .. }) | None => {
+                let key = &self.keys.forward;
+                (key.destination(), key.destination_port())
+            }
+        }
+    }
+
     /// The opener's address.
     #[must_use]
     pub fn client(&self) -> IpAddr {
-        self.keys.forward.source()
+        self.client_end().0
     }
 
     /// The address that the opener asked for: a service's, an instance's or a node's.
     #[must_use]
     pub fn asked(&self) -> IpAddr {
-        self.keys.forward.destination()
+        self.asked_end().0
     }
 
     /// The address that answers.
     #[must_use]
     pub fn responder(&self) -> IpAddr {
-        self.keys.reply.source()
+        match self.stream() {
+            Some(StreamEnd::Near { target, .. } | StreamEnd::Far { target, .. }) => target.ip(),
+            None => self.keys.reply.source(),
+        }
     }
 
     /// Whether addresses are rewritten.

@@ -299,6 +299,7 @@ mod tests {
             ..info(0, 0, false)
         };
         let opening = crate::flow::Opening {
+            stream: None,
             key: crate::flow::FlowKey::of(crate::flow::Side::Tun, &info).unwrap(),
             opener: Host::Local,
             responder_ip: info.dst,

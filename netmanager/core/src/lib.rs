@@ -7,6 +7,7 @@
 //!
 //! The modules stand in the order in which a packet meets them.
 
+pub mod rate;
 pub mod verdict;
 
 pub mod packet;
@@ -15,6 +16,8 @@ pub mod vnet;
 
 pub mod rows;
 pub mod table;
+
+pub mod lane;
 
 pub mod balance;
 pub mod dataplane;
@@ -25,8 +28,16 @@ pub mod translate;
 pub mod chunk;
 
 pub mod peer;
+pub mod portmap;
 pub mod seal;
+
+pub mod awake;
+pub mod fast;
 
 pub mod relay;
 
+pub mod congestion;
+
 pub mod dns;
+
+pub mod proxy;

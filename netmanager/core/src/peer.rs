@@ -13,7 +13,12 @@
 
 use std::time::{Duration, Instant};
 
+pub mod budget;
+pub mod candidates;
+pub mod carrier;
+pub mod loss;
 pub mod paths;
+pub mod punch;
 pub mod relay_link;
 
 /// How long a handshake may take before the attempt is given up: a cold relay link, two round
@@ -29,13 +34,20 @@ pub const TIE_WINDOW: Duration = Duration::from_secs(2);
 /// A session that is lost earlier than this after it came up counts as a failed attempt: in TLS 1.3
 /// the dialling end is done before the other one has judged its certificate.
 pub const STABLE_AFTER: Duration = Duration::from_secs(1);
-/// A session without traffic and without interest is closed after this time.
+/// A session without traffic and without interest is closed after this time, unless the operator
+/// says otherwise.
 pub const IDLE_TEARDOWN: Duration = Duration::from_secs(300);
+/// A session without traffic is quiet after this part of that time: its paths are probed seldom.
+const QUIET_PART: u32 = 10;
+/// A peer that closes an idle session is dialled again at once only if it was wanted within this
+/// time: what was to be sent has met the end of the session.
+const WANTED_LATELY: Duration = Duration::from_secs(1);
 
 /// The session with one peer, seen from this node.
 #[derive(Debug)]
 pub struct Peer {
     we_win_ties: bool,
+    teardown: Duration,
     state: State,
     failures: u32,
     last_wanted: Option<Instant>,
@@ -56,7 +68,7 @@ pub enum Action {
     Dial,
     /// Give up the handshake that is under way.
     GiveUp,
-    /// Close the session: nobody has used it for [`IDLE_TEARDOWN`].
+    /// Close the session: nobody has used it for long.
     CloseIdle,
 }
 
@@ -74,6 +86,8 @@ pub enum Keep {
 pub enum Loss {
     /// The peer has said that its daemon stops; it may be back any moment.
     Farewell,
+    /// The peer has closed it because nobody used it.
+    Idle,
     /// In any other way.
     Unforeseen,
 }
@@ -97,10 +111,25 @@ impl Peer {
     pub const fn new(we_win_ties: bool) -> Self {
         Self {
             we_win_ties,
+            teardown: IDLE_TEARDOWN,
             state: State::Idle,
             failures: 0,
             last_wanted: None,
         }
+    }
+
+    /// Closes sessions that nobody has used for `teardown`.
+    #[must_use]
+    pub const fn torn_down_after(mut self, teardown: Duration) -> Self {
+        self.teardown = teardown;
+        self
+    }
+
+    /// Whether nobody has used the session for a while.
+    #[must_use]
+    pub fn is_quiet(&self, now: Instant) -> bool {
+        let quiet = self.teardown / QUIET_PART;
+        self.last_wanted.is_none_or(|at| at + quiet <= now)
     }
 
     /// Notes that somebody has packets for the peer, or wants its distance measured.
@@ -169,7 +198,13 @@ impl Peer {
             }
             State::Up { .. } => {
                 self.failures = 0;
-                let wanted = self.last_wanted.is_some_and(|at| now < at + IDLE_TEARDOWN);
+                // Both ends have heard the last packet at about the same time, and the first one to
+                // close must not wake the other one.
+                let counts = match loss {
+                    Loss::Idle => WANTED_LATELY.min(self.teardown),
+                    Loss::Farewell | Loss::Unforeseen => self.teardown,
+                };
+                let wanted = self.last_wanted.is_some_and(|at| now < at + counts);
                 if wanted {
                     return Some(self.dial(now));
                 }
@@ -253,7 +288,7 @@ impl Peer {
     }
 
     fn idle_deadline(&self) -> Option<Instant> {
-        self.last_wanted.map(|at| at + IDLE_TEARDOWN)
+        self.last_wanted.map(|at| at + self.teardown)
     }
 }
 
@@ -366,6 +401,28 @@ mod tests {
         let back = idle + Duration::from_secs(100);
         assert_eq!(peer.handle_session_up(false, now, back), Keep::New);
         assert_eq!(peer.handle_timeout(back), None);
+    }
+
+    #[test]
+    fn who_hears_that_a_session_was_idle_does_not_dial_again() {
+        let now = start();
+        let mut peer = Peer::new(true).torn_down_after(Duration::from_secs(60));
+        peer.handle_session_up(true, now, now);
+        assert!(!peer.is_quiet(now + Duration::from_secs(5)));
+        let idle = now + Duration::from_secs(60);
+        let nearly = idle - Duration::from_millis(50);
+        assert!(peer.is_quiet(nearly));
+        assert_eq!(peer.handle_session_lost(Loss::Idle, nearly), None);
+        assert_eq!(peer.reach(), Reach::Unknown);
+        // A packet that was on its way to the session that was being closed is delivered.
+        assert_eq!(peer.want(idle), Some(Action::Dial));
+        peer.handle_session_up(true, idle, idle);
+        let later = idle + Duration::from_secs(59);
+        assert_eq!(peer.want(later), None);
+        assert!(!peer.is_quiet(later));
+        let closed = later + Duration::from_millis(20);
+        let action = peer.handle_session_lost(Loss::Idle, closed);
+        assert_eq!(action, Some(Action::Dial));
     }
 
     #[test]

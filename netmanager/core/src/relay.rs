@@ -11,7 +11,8 @@
 //! session says Hello, token good     -> register           -> Welcome
 //! session says Open                  -> open               -> Opened
 //! session ends                       -> unregister
-//! datagram with FrameKind::RelayData -> handle_frame
+//! datagram with FrameKind::RelayData -> handle_frame; ::RelayQuestion -> handle_question;
+//!                    ::RelayKnock -> handle_knock (send what it returns)
 //! poll_timeout has come              -> handle_timeout
 //! then: poll_notice until none (say it on the link's session), poll_transmit until none (send it)
 //! ```
@@ -32,11 +33,13 @@ use crate::seal::{OpenError, Order};
 mod counters;
 mod link;
 mod pacer;
+mod questions;
 mod queue;
 mod send;
 
 pub use counters::{RelayCounters, RelayDrop, Tally};
 pub use link::Registration;
+pub use questions::KnockAnswer;
 pub use send::{MAX_BATCH_BYTES, RelayTransmit};
 
 use link::Link;
@@ -74,6 +77,15 @@ pub enum Notice {
         link: u32,
         /// The id that has ended.
         peer: u32,
+    },
+    /// A registered node asks where it comes from.
+    Observed {
+        /// Whom to tell.
+        link: u32,
+        /// Where it came from.
+        from: SocketAddr,
+        /// To which port.
+        asked_port: u16,
     },
     /// The same node has registered again; this link is no longer registered.
     Superseded {

@@ -17,6 +17,10 @@ use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::constant_time;
 use weald_proto::frame::{MAX_COUNTER, TAG_LEN};
 
+pub use window::ReplayWindow;
+
+mod window;
+
 /// Bytes of a [`SealKey`], as the TLS exporter is asked for them.
 pub const KEY_LEN: usize = 16;
 
@@ -144,7 +148,7 @@ impl Sealer {
 #[derive(Debug)]
 pub struct Opener {
     key: SealKey,
-    window: ReplayWindow,
+    window: ReplayWindow<WORDS>,
 }
 
 /// Why a frame was not accepted.
@@ -206,75 +210,6 @@ impl Opener {
 pub const REPLAY_WINDOW: u64 = 2048;
 const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
 
-/// The counters that were seen: all above the window are new, all below it too old.
-///
-/// A counter must be inserted only after its frame has been authenticated, else a forged one could
-/// push the window ahead.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ReplayWindow {
-    highest: u64,
-    /// One bit per counter, at its value modulo the window.
-    seen: [u64; WORDS],
-}
-
-impl Default for ReplayWindow {
-    fn default() -> Self {
-        let mut seen = [0; WORDS];
-        // Counter 0 is never used.
-        seen[0] = 1;
-        Self { highest: 0, seen }
-    }
-}
-
-impl ReplayWindow {
-    /// The highest counter that was inserted, 0 at the start.
-    #[must_use]
-    pub const fn highest(&self) -> u64 {
-        self.highest
-    }
-
-    /// Whether the counter is neither seen nor too old.
-    #[must_use]
-    pub fn is_fresh(&self, counter: u64) -> bool {
-        if counter > self.highest {
-            return true;
-        }
-        self.highest - counter < REPLAY_WINDOW && self.seen[word(counter)] & bit(counter) == 0
-    }
-
-    /// Remembers a counter; false if it was not fresh.
-    pub fn insert(&mut self, counter: u64) -> bool {
-        if !self.is_fresh(counter) {
-            return false;
-        }
-        if counter > self.highest {
-            self.advance(counter);
-        }
-        self.seen[word(counter)] |= bit(counter);
-        true
-    }
-
-    /// Forgets the counters that fall out of the window when `counter` becomes the highest.
-    fn advance(&mut self, counter: u64) {
-        if counter - self.highest >= REPLAY_WINDOW {
-            self.seen.fill(0);
-        } else {
-            for passed in self.highest + 1..=counter {
-                self.seen[word(passed)] &= !bit(passed);
-            }
-        }
-        self.highest = counter;
-    }
-}
-
-impl fmt::Debug for ReplayWindow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReplayWindow")
-            .field("highest", &self.highest)
-            .finish_non_exhaustive()
-    }
-}
-
 /// The counter that stands in a frame.
 fn counter_of(frame: &[u8]) -> Option<u64> {
     let field = frame.get(COUNTER)?;
@@ -283,14 +218,6 @@ fn counter_of(frame: &[u8]) -> Option<u64> {
             .iter()
             .fold(0, |value, byte| value << 8 | u64::from(*byte)),
     )
-}
-
-const fn word(counter: u64) -> usize {
-    (counter % REPLAY_WINDOW / 64) as usize
-}
-
-const fn bit(counter: u64) -> u64 {
-    1 << (counter % 64)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 use weald_proto::addr::{Dual, Pools};
 use weald_proto::id::{NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId, Policy, ServiceName, Zone};
-use weald_proto::table::{LanePolicy, RelayRow};
+use weald_proto::table::{AcceptPolicy, LanePolicy, RelayRow};
 
 pub use self::nodes::{Nodes, PeerId};
 
@@ -79,6 +79,8 @@ pub struct Service {
     pub closest: Dual,
     /// Which lane its flows take.
     pub lane: LanePolicy,
+    /// When its connections on the L4 lane are accepted.
+    pub accept: AcceptPolicy,
     /// Its instances, ordered by number.
     pub instances: Vec<InstanceIndex>,
 }
@@ -137,6 +139,13 @@ impl Snapshot {
     #[must_use]
     pub fn owner(&self, ip: IpAddr) -> Option<&Owner> {
         self.owners.get(&ip)
+    }
+
+    /// The addresses of the instances that this node hosts, in no order, and whose they are.
+    pub fn hosted_here(&self) -> impl Iterator<Item = (IpAddr, &Organisation)> {
+        let is_ours = |owner: &Owner| owner.host == Host::Local && owner.instance.is_some();
+        let ours = self.owners.iter().filter(move |(_, owner)| is_ours(owner));
+        ours.map(|(ip, owner)| (*ip, self.organisation(owner.organisation)))
     }
 
     /// The service whose `rr` or `closest` address `ip` is.

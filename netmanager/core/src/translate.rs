@@ -1,7 +1,8 @@
 //! Service IP to instance IP and back, in packets and in what ICMP errors quote.
 //!
 //! Only the opener's node translates, and only the destination; [`Flow`] knows what the addresses
-//! are on either side of it. Checksums are `packet`'s.
+//! are on either side of it. Connections of the L4 lane are led to this node's own stack and back,
+//! addresses and ports. Checksums are `packet`'s.
 
 use crate::flow::{Direction, Flow};
 use crate::packet::{Packet, PacketInfo};
@@ -18,6 +19,11 @@ pub fn packet(flow: &Flow, direction: Direction, packet: &mut Packet<'_>, vnet: 
     }
     if packet.info().dst != leaving.destination {
         packet.set_dst(leaving.destination, vnet);
+    }
+    if flow.stream().is_some() {
+        // To the stack and back, both ends are others.
+        let answer = flow.key(direction.opposite());
+        packet.set_tcp_ports(answer.destination_port(), answer.source_port(), vnet);
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::flow::FlowId;
 use crate::table::PeerId;
 
 /// What the shell does with a packet that the core has looked at and rewritten in place.
@@ -14,6 +15,15 @@ pub enum Verdict {
     Deliver,
     /// Send it to that peer; the shell queues it while the session comes up.
     Forward(PeerId),
+    /// Keep it: it is the first of a connection of the L4 lane, which wants a stream first. The
+    /// packet is as it came.
+    Stream(FlowId),
+    /// Keep it: which lane its connection takes depends on the way to that peer, which is not known
+    /// yet. It is handed in again when [`PeerState::measuring`] is over. The packet is as it came,
+    /// and nothing was opened.
+    ///
+    /// [`PeerState::measuring`]: crate::dataplane::PeerState::measuring
+    Await(PeerId),
     /// Drop it.
     Drop(DropReason),
     /// Drop it; an answer for its sender waits to be polled.
@@ -104,8 +114,16 @@ drop_reasons! {
     ChunkIncomplete => "chunk_incomplete",
     /// A datagram on the data socket that is neither QUIC nor a frame of ours.
     UnknownFrame => "unknown_frame",
-    /// A probe or relay frame of no known session, replayed, or with a wrong tag.
+    /// A probe or relay frame of no known session, or with a wrong tag.
     FrameUnauthenticated => "frame_unauthenticated",
+    /// A probe or relay frame that was seen before.
+    FrameReplayed => "frame_replayed",
+    /// A candidate that a peer has named and that must not be probed.
+    CandidateRefused => "candidate_refused",
+    /// A candidate beyond the number that a peer may name.
+    CandidateListTooLong => "candidate_list_too_long",
+    /// A probe that was not sent because its address has had its share.
+    ProbeOverBudget => "probe_over_budget",
     /// A QUIC packet that belongs to no session and opens none.
     QuicUnknown => "quic_unknown",
     /// The kernel did not take a packet written to the TUN.

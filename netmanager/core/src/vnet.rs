@@ -14,6 +14,7 @@
 
 use thiserror::Error;
 
+use crate::packet::checksum::{fold, pseudo_sum};
 use crate::packet::{L4, PROTOCOL_TCP, PROTOCOL_UDP, PacketError, PacketInfo};
 
 /// Bytes of the header.
@@ -173,6 +174,39 @@ impl VnetHeader {
         }
     }
 
+    /// The header of TCP segments of `gso_size` bytes under one header, or of a single segment with 0;
+    /// their checksums are left to the receiver, and the packet's is made to say so. A packet of
+    /// another kind stays as it is.
+    #[must_use]
+    pub fn tcp_segments(packet: &mut [u8], gso_size: u16) -> Self {
+        let Ok(info) = PacketInfo::parse(packet) else {
+            return Self::default();
+        };
+        let L4::Tcp { .. } = info.l4 else {
+            return Self::default();
+        };
+        let header = Self::plain(&info, true);
+        let len = usize::from(info.total_len - info.l4_offset);
+        let sum = fold(pseudo_sum(info.src, info.dst, info.protocol, len));
+        let at = usize::from(header.csum_start + header.csum_offset);
+        if let Some(field) = packet.get_mut(at..at + 2).filter(|_| header.needs_csum()) {
+            field.copy_from_slice(&sum.to_be_bytes());
+        }
+        if gso_size == 0 {
+            return header;
+        }
+        Self {
+            gso_type: if info.src.is_ipv4() {
+                GSO_TCPV4
+            } else {
+                GSO_TCPV6
+            },
+            gso_size,
+            hdr_len: u16::try_from(info.header_len()).unwrap_or(u16::MAX),
+            ..header
+        }
+    }
+
     /// Checks that this header does not contradict the packet behind it.
     ///
     /// # Errors
@@ -233,5 +267,46 @@ impl VnetHeader {
             start: self.csum_start,
             offset: self.csum_offset,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reject::{Reject, reject};
+
+    /// A SYN, and the reset that answers it, which has a full checksum.
+    const SYN: [u8; 40] = [
+        0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 30, 0, 1, 10, 30, 0, 2, 0x9c, 0x40, 0, 80,
+        0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0,
+    ];
+
+    #[test]
+    fn a_checksum_is_left_to_the_receiver() {
+        let whole = reject(&SYN, Reject::NoInstance).unwrap();
+        let mut packet = whole.clone();
+        let header = VnetHeader::tcp_segments(&mut packet, 0);
+        let info = PacketInfo::parse(&packet).unwrap();
+        assert_eq!(header.check(&info), Ok(()));
+        assert!(header.needs_csum() && header.gso() == Gso::None);
+        // What a receiver does: it sums up what stands there, and puts the complement in its place.
+        let segment = &packet[20..];
+        let sum = !fold(crate::packet::checksum::sum(segment));
+        assert_eq!(sum.to_be_bytes(), whole[36..38]);
+        let header = VnetHeader::tcp_segments(&mut packet, 1360);
+        assert_eq!((header.gso(), header.gso_size), (Gso::Tcp4, 1360));
+        assert_eq!((header.hdr_len, header.csum_start), (40, 20));
+        assert_eq!(header.check(&info), Ok(()));
+    }
+
+    #[test]
+    fn what_is_no_tcp_stays_as_it_is() {
+        let mut udp = SYN;
+        udp[9] = 17;
+        for mut bytes in [udp.to_vec(), vec![0x45; 9], Vec::new()] {
+            let before = bytes.clone();
+            let header = VnetHeader::tcp_segments(&mut bytes, 1360);
+            assert_eq!((header, bytes), (VnetHeader::default(), before));
+        }
     }
 }

@@ -14,12 +14,15 @@ use weald_proto::name::Policy;
 
 use crate::dns_server::DnsCounters;
 use crate::env::NftCounters;
+use crate::figures;
+use crate::userspace::{self, Echo};
 
 use super::hosting::{Attacher, Attachment, Hosting};
 use super::inspect::{ExplainQuery, FlowFilter, Inspect, Inspector, Reply, Unavailable};
 use super::message::{Answer, ApiError, ErrorCode, Request};
 use super::report::{
-    ClusterReport, DropCounter, Explanation, PolicyExplanation, QueryCounter, Status, TableReport,
+    ClusterReport, DropCounter, Explanation, GatewayReport, PolicyExplanation, QueryCounter,
+    Status, TableReport,
 };
 
 /// How long the packet thread may take to answer; it does so between two batches of packets.
@@ -28,6 +31,9 @@ const INSPECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the daemon's thread may take to make or remove an instance's network: some tens of
 /// milliseconds, more on a busy machine, and others may be before it.
 const HOSTING_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How long the outcome of an echo is waited for at the most: less than clients wait for an answer.
+const ECHO_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What does not change while the daemon runs.
 #[derive(Debug, Clone)]
@@ -52,14 +58,18 @@ pub struct ApiContext {
     pub table: Arc<ArcSwap<TableReport>>,
     /// How the session with the cluster is; none with a static table.
     pub cluster: Option<Arc<ArcSwap<ClusterReport>>>,
+    /// How things are with the host's gateways; none if they are not asked for ports.
+    pub gateways: Option<Arc<ArcSwap<Vec<GatewayReport>>>>,
     /// The packet thread.
     pub inspector: Arc<dyn Inspector>,
     /// The daemon's thread, which hosts instances.
     pub host: Arc<dyn Attacher>,
     /// How queries for names ended.
     pub names: Arc<DnsCounters>,
-    /// What the overlay's nft rules have dropped; none in tests without an overlay.
+    /// What the overlay's nft rules have dropped; none without an overlay namespace.
     pub nft: Option<Arc<NftCounters>>,
+    /// Userspace mode; none with a TUN.
+    pub userspace: Option<Arc<userspace::Shared>>,
 }
 
 impl fmt::Debug for ApiContext {
@@ -80,15 +90,44 @@ impl ApiContext {
             Request::Flows { filter } => self.flows(filter).await,
             Request::Explain { name, from } => self.explain(&name, from.as_deref()).await,
             Request::Counters {} => self.ask(Inspect::Counters).await.map(Answer::Counters),
+            Request::Network {} => {
+                let network = self.ask(Inspect::Network).await;
+                network.map(|mut network| {
+                    network.gateways = self.gateways();
+                    Answer::Network(network)
+                })
+            }
+            Request::Knock(query) => {
+                let knock = self.ask(|reply| Inspect::Knock(query, reply)).await;
+                knock.map(Answer::Knock)
+            }
             Request::Attach(_) | Request::Detach { .. } if !may_change => Err(ApiError::new(
                 ErrorCode::Refused,
                 "only root and the daemon's user may attach and detach instances",
+            )),
+            Request::Bench { .. } if !may_change => Err(ApiError::new(
+                ErrorCode::Refused,
+                "only root and the daemon's user may run benches",
             )),
             Request::Attach(attachment) => self.attach(&attachment).await,
             Request::Detach {
                 instance,
                 generation,
             } => self.detach(&instance, generation).await,
+            Request::Bench { peer, seconds } => self.bench(&peer, seconds).await,
+            Request::Echo {
+                destination,
+                id,
+                sequence,
+                timeout_ms,
+            } => {
+                let echo = Echo {
+                    destination,
+                    id,
+                    sequence,
+                };
+                self.echo(echo, timeout_ms).await
+            }
             Request::Attached {} => self.host(Hosting::List).await.map(Answer::Attachments),
         };
         answer.unwrap_or_else(Answer::Error)
@@ -118,8 +157,21 @@ impl ApiContext {
                 .collect(),
             names: self.queries(),
             nft_drops: self.nft_drops().await,
+            gateways: self.gateways(),
             packets: self.ask(Inspect::Status).await.ok(),
+            userspace: self.userspace.as_ref().map(|shared| shared.report()),
         }
+    }
+
+    /// What the daemon tells of itself to Prometheus.
+    pub async fn figures(&self) -> String {
+        let drops = self.ask(Inspect::Counters).await.unwrap_or_default();
+        figures::of_daemon(&self.status().await, &drops)
+    }
+
+    fn gateways(&self) -> Option<Vec<GatewayReport>> {
+        let gateways = self.gateways.as_ref()?;
+        Some(Vec::clone(&gateways.load()))
     }
 
     async fn nft_drops(&self) -> Vec<DropCounter> {
@@ -196,6 +248,30 @@ impl ApiContext {
             .host(|reply| Hosting::Detach(instance, generation, reply))
             .await??;
         Ok(Answer::Detached(detached))
+    }
+
+    async fn bench(&self, peer: &str, seconds: u32) -> Result<Answer, ApiError> {
+        let wrong = |error| ApiError::new(ErrorCode::BadRequest, format!("peer: {error}"));
+        let peer = peer.parse().map_err(wrong)?;
+        let offer = self
+            .host(|reply| Hosting::Bench(peer, seconds, reply))
+            .await??;
+        Ok(Answer::Bench(Box::new(offer)))
+    }
+
+    async fn echo(&self, echo: Echo, timeout_ms: u32) -> Result<Answer, ApiError> {
+        let Some(userspace) = &self.userspace else {
+            let message = "this node has a TUN: programs send echos themselves";
+            return Err(ApiError::new(ErrorCode::Conflict, message));
+        };
+        let (reply, answer) = Reply::channel();
+        userspace.send_echo(echo, reply);
+        let limit = Duration::from_millis(timeout_ms.into()).min(ECHO_TIMEOUT);
+        let report = tokio::time::timeout(limit, answer).await;
+        // Nobody answers what was not sent either.
+        Ok(Answer::Echo(
+            report.ok().and_then(Result::ok).unwrap_or_default(),
+        ))
     }
 
     async fn host<T>(&self, request: impl FnOnce(Reply<T>) -> Hosting) -> Result<T, ApiError> {

@@ -98,9 +98,13 @@ impl Client {
             | Answer::Flows(_)
             | Answer::Explanation(_)
             | Answer::Counters(_)
+            | Answer::Network(_)
+            | Answer::Knock(_)
             | Answer::Attached(_)
             | Answer::Detached(_)
-            | Answer::Attachments(_)) => Ok(answer),
+            | Answer::Attachments(_)
+            | Answer::Echo(_)
+            | Answer::Bench(_)) => Ok(answer),
         }
     }
 }

@@ -1,15 +1,16 @@
-//! Attaching instances to this node and detaching them: what is asked, and who does it.
+//! What the daemon's own thread is asked to do: attach instances to this node and detach them, and
+//! ask a peer to answer a bench.
 //!
 //! A worker asks over the local API; the daemon's own thread makes namespaces and rules, because it
 //! owns the overlay. An [`Attachment`] is also how an attached instance is kept on disk.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use netmanager_core::rows::Attached;
 use serde::{Deserialize, Serialize};
 use weald_proto::addr::Dual;
-use weald_proto::id::{Label, Organisation};
+use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::InstanceId;
 
 use super::inspect::{Reply, Unavailable};
@@ -49,6 +50,23 @@ pub struct AttachedReport {
     pub resolv_conf: PathBuf,
 }
 
+/// Where a peer answers load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BenchOffer {
+    /// Which peer, as `cluster/name`.
+    pub peer: String,
+    /// This node's address in the overlay: the only one that the peer answers there.
+    pub own: IpAddr,
+    /// The peer's address in the overlay.
+    pub address: IpAddr,
+    /// The port there, of TCP and UDP.
+    pub port: u16,
+    /// The port at the peer's other addresses; none if it offers no comparison.
+    pub bare_port: Option<u16>,
+    /// What load must show.
+    pub token: Vec<u8>,
+}
+
 /// What the daemon's thread is asked to do.
 #[derive(Debug)]
 pub enum Hosting {
@@ -59,6 +77,8 @@ pub enum Hosting {
     Detach(InstanceId, Option<u64>, Reply<Result<bool, ApiError>>),
     /// Which instances are attached?
     List(Reply<Vec<AttachedReport>>),
+    /// Ask a peer to answer load for so many seconds.
+    Bench(NodeId, u32, Reply<Result<BenchOffer, ApiError>>),
 }
 
 /// Takes requests to the daemon's thread.

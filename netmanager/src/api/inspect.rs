@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use weald_proto::name::{Policy, ServiceName};
 
-use super::report::{DropCounter, FlowReport, PacketStatus, PeerReport, PolicyExplanation};
+use super::report::{
+    DropCounter, FlowReport, NetworkReport, PacketStatus, PeerReport, PolicyExplanation,
+};
 
 /// The most flows that one answer lists: 4096 of about 600 bytes fit into one line of the API.
 pub const MAX_FLOWS_PER_ANSWER: usize = 4096;
@@ -28,6 +30,25 @@ pub enum Inspect {
     Explain(ExplainQuery, Reply<Vec<PolicyExplanation>>),
     /// How many packets were dropped, by reason? Every reason, also those with a count of 0.
     Counters(Reply<Vec<DropCounter>>),
+    /// Which network is this node in?
+    Network(Reply<Box<NetworkReport>>),
+    /// A sealed knock; none if the relay is not up.
+    Knock(KnockQuery, Reply<Option<Vec<u8>>>),
+}
+
+/// What [`Inspect::Knock`] asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnockQuery {
+    /// Which relay, as `cluster/name`.
+    pub relay: String,
+    /// The port of this node's own outside address that is to be sent to; 0 is where the knock comes
+    /// from.
+    pub port: u16,
+    /// Whether the relay is to send from its other port.
+    pub from_other_port: bool,
+    /// Bytes of the knock, at least; at most 2000.
+    pub length: u16,
 }
 
 /// Which flows to list; an empty filter means all.

@@ -1,10 +1,14 @@
 //! Requests and answers of the local API, one a line of JSON.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
-use super::hosting::{AttachedReport, Attachment};
-use super::inspect::FlowFilter;
-use super::report::{DropCounter, Explanation, FlowReport, PeerReport, Status};
+use super::hosting::{AttachedReport, Attachment, BenchOffer};
+use super::inspect::{FlowFilter, KnockQuery};
+use super::report::{
+    DropCounter, EchoReport, Explanation, FlowReport, NetworkReport, PeerReport, Status,
+};
 
 /// The longest request: a name has at most 253 characters, so this is far more than any needs.
 pub const MAX_REQUEST_BYTES: usize = 64 << 10;
@@ -36,6 +40,11 @@ pub enum Request {
     },
     /// How many packets were dropped, by reason?
     Counters {},
+    /// Which network is this node in, and which relays see it?
+    Network {},
+    /// A frame by which a relay is made to send this node a datagram; whoever sends it sees from
+    /// where and whether one comes.
+    Knock(KnockQuery),
     /// Host this instance: make its namespace, its device and its rules. Needs root or the daemon's
     /// user. The same again changes nothing.
     Attach(Attachment),
@@ -50,6 +59,24 @@ pub enum Request {
     },
     /// Which instances are attached?
     Attached {},
+    /// Send an echo into the overlay. In userspace mode only: else programs do that themselves.
+    Echo {
+        /// Where to: an address of the overlay.
+        destination: IpAddr,
+        /// Tells askers apart.
+        id: u16,
+        /// Its number.
+        sequence: u16,
+        /// How long to wait for what becomes of it; eight seconds at most.
+        timeout_ms: u32,
+    },
+    /// Have a peer answer load. Needs root or the daemon's user.
+    Bench {
+        /// Which peer, as `cluster/name`.
+        peer: String,
+        /// For how many seconds at most.
+        seconds: u32,
+    },
 }
 
 /// The answer to a [`Request`], or why there is none.
@@ -66,12 +93,20 @@ pub enum Answer {
     Explanation(Explanation),
     /// To [`Request::Counters`].
     Counters(Vec<DropCounter>),
+    /// To [`Request::Network`].
+    Network(Box<NetworkReport>),
+    /// To [`Request::Knock`]; none if the relay is not up.
+    Knock(Option<Vec<u8>>),
     /// To [`Request::Attach`].
     Attached(Box<AttachedReport>),
     /// To [`Request::Detach`]: whether it was attached.
     Detached(bool),
     /// To [`Request::Attached`].
     Attachments(Vec<AttachedReport>),
+    /// To [`Request::Echo`].
+    Echo(EchoReport),
+    /// To [`Request::Bench`].
+    Bench(Box<BenchOffer>),
     /// To any.
     Error(ApiError),
 }

@@ -3,9 +3,16 @@
 //! Times are in microseconds or milliseconds as the names say; ids, names and words are those that
 //! stand in the table and in names. Fields may be added, none is renamed.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+pub use self::userspace::{EchoReport, ForwardReport, PublishReport, UserspaceReport};
+pub use fast::FastReport;
+
+mod fast;
+mod userspace;
 
 /// How a netmanager is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,8 +43,14 @@ pub struct Status {
     /// How many packets the overlay's own nft rules have dropped, by counter: `spoofed` (a source
     /// that is not the instance's), `refused`, `host refused`.
     pub nft_drops: Vec<DropCounter>,
+    /// What the host's default gateways say to port mappings; none if they are not asked.
+    #[serde(default)]
+    pub gateways: Option<Vec<GatewayReport>>,
     /// The packet thread; none if it does not answer.
     pub packets: Option<PacketStatus>,
+    /// Userspace mode; none with a TUN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub userspace: Option<UserspaceReport>,
 }
 
 /// Which table is in use.
@@ -86,10 +99,39 @@ pub struct PacketStatus {
     /// Handshakes of others with this node that came to nothing: refused certificates above all,
     /// and those that were given up.
     pub refused_handshakes: u64,
+    /// The connections of the L4 lane.
+    pub streams: StreamReport,
+    /// How many flows were opened, by lane and the reason for it.
+    #[serde(default)]
+    pub lanes: Vec<LaneCounter>,
     /// What was read and written.
     pub traffic: Traffic,
     /// How many packets were dropped, by reason; only reasons with a count.
     pub drops: Vec<DropCounter>,
+}
+
+/// How many flows took a lane for one reason since the start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneCounter {
+    /// `local`, `l3` or `l4`.
+    pub lane: String,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub flows: u64,
+}
+
+/// Connections of the L4 lane since the start.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StreamReport {
+    /// Those that there are now, with those that are being opened.
+    pub open: usize,
+    /// Opened by this node's programs, whose targets have accepted.
+    pub opened: u64,
+    /// Opened by other nodes, whose targets have accepted.
+    pub accepted: u64,
+    /// Those that ended otherwise than by both ends' closing, by reason.
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// What was read and written since the start. Packets may be super-packets of up to 64 KiB.
@@ -126,6 +168,94 @@ pub struct RelayReport {
     pub rtt_us: Option<u64>,
     /// This node's address as the relay sees it.
     pub observed_address: Option<SocketAddr>,
+    /// Why it is down.
+    pub reason: Option<String>,
+    /// What carries datagrams to it: `udp`, or `tcp` where it does not answer over UDP.
+    pub carrier: String,
+    /// Why: `udp_preferred`, `udp_silent`, `udp_answers` or `tcp_lost`.
+    pub carrier_reason: String,
+}
+
+/// The network around this node, as the daemon sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NetworkReport {
+    /// The data socket's addresses on the host's own networks, with the lengths of their prefixes.
+    pub own: Vec<(SocketAddr, u8)>,
+    /// How the site's NAT gives out ports, as observers tell: `unknown`, `independent`, `sequential`
+    /// or `random`.
+    pub mapping: String,
+    /// Every relay of the table that this node uses.
+    pub relays: Vec<RelayDoor>,
+    /// What the host's default gateways say to port mappings; none if they are not asked.
+    #[serde(default)]
+    pub gateways: Option<Vec<GatewayReport>>,
+}
+
+/// A default gateway that is asked to lead a port to the data socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayReport {
+    /// The gateway.
+    pub gateway: IpAddr,
+    /// This node's address towards it.
+    pub own: IpAddr,
+    /// What it has spoken: `pcp`, `nat_pmp`, `upnp`.
+    pub speaks: Vec<String>,
+    /// `asking`, `wanting`, `mapped` or `resting`.
+    pub state: String,
+    /// By which protocol there is a mapping.
+    pub protocol: Option<String>,
+    /// Where the gateway leads packets from.
+    pub external: Option<SocketAddr>,
+    /// For how many seconds it was granted last.
+    pub granted_s: Option<u64>,
+    /// Why peers are not told of it, such as `private_address`.
+    pub refused: Option<String>,
+    /// Why there is no mapping, or why it was not renewed.
+    pub reason: Option<String>,
+    /// What was sent.
+    pub requests: u64,
+    /// Mappings that were granted, renewals among them.
+    pub grants: u64,
+    /// Those that were refused.
+    pub refusals: u64,
+    /// What came and was not looked at: from others, or not asked for.
+    pub ignored: u64,
+    /// How often the gateway had forgotten everything.
+    pub restarts: u64,
+}
+
+impl std::fmt::Display for GatewayReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.gateway)?;
+        if !self.speaks.is_empty() {
+            write!(f, ", speaks {}", self.speaks.join(", "))?;
+        }
+        match (self.external, &self.protocol) {
+            (Some(external), Some(protocol)) => write!(f, ": {external} by {protocol}")?,
+            _ => write!(f, ": {}", self.state)?,
+        }
+        for why in self.refused.iter().chain(&self.reason) {
+            write!(f, ", {why}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How a relay is asked about this node's network.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RelayDoor {
+    /// Which relay, as `cluster/name`.
+    pub relay: String,
+    /// `connecting`, `up` or `down`.
+    pub state: String,
+    /// The address in use.
+    pub address: Option<SocketAddr>,
+    /// All of its addresses.
+    pub addresses: Vec<SocketAddr>,
+    /// Its second port.
+    pub observe_port: Option<u16>,
+    /// What carries datagrams to it: `udp` or `tcp`.
+    pub carrier: String,
     /// Why it is down.
     pub reason: Option<String>,
 }
@@ -169,6 +299,14 @@ pub enum PathReport {
         /// The relay's address.
         address: Option<SocketAddr>,
     },
+    /// Through a relay that this node reaches over TCP only.
+    #[serde(rename = "relay-tcp")]
+    RelayTcp {
+        /// Which relay, as `cluster/name`.
+        relay: String,
+        /// The relay's address for TCP.
+        address: Option<SocketAddr>,
+    },
 }
 
 impl std::fmt::Display for PathReport {
@@ -178,6 +316,7 @@ impl std::fmt::Display for PathReport {
             Self::Local => f.write_str("local"),
             Self::Direct { address } => write!(f, "direct {address}"),
             Self::Relay { relay, .. } => write!(f, "relay {relay}"),
+            Self::RelayTcp { relay, .. } => write!(f, "relay-tcp {relay}"),
         }
     }
 }
@@ -199,12 +338,18 @@ pub struct PeerReport {
     pub min_rtt_us: Option<u64>,
     /// How long the session has lasted.
     pub session_ms: Option<u64>,
+    /// The bytes that one datagram of the session may have on the path in use.
+    pub mtu: Option<u16>,
     /// Every way that is known or was tried.
     pub candidates: Vec<PathCandidate>,
+    /// What stands between this node and a direct path; none without a session.
+    pub direct: Option<DirectReport>,
     /// Bytes sent to it.
     pub sent_bytes: u64,
     /// Bytes received from it.
     pub received_bytes: u64,
+    /// TCP in sealed frames beside QUIC; none if this node's configuration has it not.
+    pub fast_lane: Option<FastReport>,
 }
 
 /// One way to a peer.
@@ -216,6 +361,46 @@ pub struct PathCandidate {
     pub state: String,
     /// The last round-trip time over it.
     pub rtt_us: Option<u64>,
+    /// Probes sent over it.
+    pub probes_sent: u64,
+    /// Probes whose answer did not come in time.
+    pub probes_lost: u64,
+}
+
+/// What is done to reach a peer directly, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DirectReport {
+    /// How it stands: `direct`, `trying`, or what is in the way, in one of the words of the core's `Standing`.
+    pub standing: String,
+    /// What an operator could change; empty if nothing is wrong.
+    pub advice: String,
+    /// How this site's NAT gives out ports: `unknown`, `independent`, `sequential` or `random`.
+    pub mapping_here: String,
+    /// The same of the peer's site.
+    pub mapping_there: String,
+    /// Rounds of attempts so far.
+    pub rounds: u32,
+    /// Hops after which opening probes die.
+    pub opening_hops: u8,
+    /// Where this node is reached, as it has told the peer.
+    pub own: Vec<String>,
+    /// Every address that the peer has named.
+    pub targets: Vec<TargetReport>,
+}
+
+/// One address that a peer has named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetReport {
+    /// The address.
+    pub address: SocketAddr,
+    /// `interface`, `reflexive`, `configured` or `mapped`; none if it is not tried.
+    pub kind: Option<String>,
+    /// Probes sent to it.
+    pub probes_sent: u64,
+    /// Whether a path to it works.
+    pub answers: bool,
+    /// Why it is not tried.
+    pub refused: Option<String>,
 }
 
 /// One flow.
@@ -249,6 +434,10 @@ pub struct FlowReport {
     pub lane: String,
     /// Why this lane.
     pub lane_reason: String,
+    /// `late` or `early`: when the opener hears that it is connected; only of what begins here on
+    /// the L4 lane.
+    #[serde(default)]
+    pub accept: Option<String>,
     /// The way its packets take now.
     pub path: PathReport,
     /// The last round-trip time of that path.

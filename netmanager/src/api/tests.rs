@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -15,7 +17,7 @@ use tokio::runtime::Runtime;
 
 use super::access::Caller;
 use super::client::{Client, ClientError};
-use super::hosting::{AttachedReport, Attacher, Attachment, Hosting};
+use super::hosting::{AttachedReport, Attacher, Attachment, BenchOffer, Hosting};
 use super::inspect::{FlowFilter, Inspect, Inspector, Unavailable};
 use super::message::{Answer, ErrorCode, MAX_REQUEST_BYTES, Request};
 use super::report::*;
@@ -52,7 +54,7 @@ impl Inspector for Canned {
                     .collect(),
             ),
             // Dropped unanswered.
-            Inspect::Counters(_) => {}
+            Inspect::Counters(_) | Inspect::Network(_) | Inspect::Knock(..) => {}
         }
         Ok(())
     }
@@ -62,12 +64,16 @@ impl Inspector for Canned {
 #[derive(Debug)]
 struct CannedHost {
     answers: bool,
+    changes: Arc<AtomicUsize>,
 }
 
 impl Attacher for CannedHost {
     fn submit(&self, request: Hosting) -> Result<(), Unavailable> {
         if !self.answers {
             return Err(Unavailable);
+        }
+        if !matches!(request, Hosting::List(_)) {
+            self.changes.fetch_add(1, Ordering::Relaxed);
         }
         match request {
             Hosting::Attach(attached, reply) => reply.send(Ok(AttachedReport {
@@ -79,6 +85,14 @@ impl Attacher for CannedHost {
                 reply.send(Ok(instance.number == 1 && generation == Some(2)));
             }
             Hosting::List(reply) => reply.send(Vec::new()),
+            Hosting::Bench(peer, seconds, reply) => reply.send(Ok(BenchOffer {
+                peer: peer.to_string(),
+                own: IpAddr::from([10, 30, 0, 1]),
+                address: IpAddr::from([10, 30, 0, 2]),
+                port: 7,
+                bare_port: None,
+                token: seconds.to_be_bytes().to_vec(),
+            })),
         }
         Ok(())
     }
@@ -86,6 +100,7 @@ impl Attacher for CannedHost {
 
 struct Daemon {
     _runtime: Runtime,
+    changes: Arc<AtomicUsize>,
     folder: tempfile::TempDir,
 }
 
@@ -96,6 +111,7 @@ impl Daemon {
         let table = load_table(&examples).unwrap();
         let node = "site-a/a1".parse().unwrap();
         let snapshot = Snapshot::build(&table, &node, &mut Nodes::new(), 1);
+        let changes = Arc::<AtomicUsize>::default();
         let context = Arc::new(ApiContext {
             about: About {
                 node,
@@ -106,10 +122,15 @@ impl Daemon {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             table: Arc::new(ArcSwap::from_pointee(TableReport::default())),
             cluster: None,
+            gateways: None,
             inspector: Arc::new(Canned { answers }),
-            host: Arc::new(CannedHost { answers }),
+            host: Arc::new(CannedHost {
+                answers,
+                changes: Arc::clone(&changes),
+            }),
             names: Arc::default(),
             nft: None,
+            userspace: None,
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -122,8 +143,14 @@ impl Daemon {
         runtime.spawn(server.serve(context));
         Self {
             _runtime: runtime,
+            changes,
             folder,
         }
+    }
+
+    /// How often it was asked to attach or detach.
+    fn changes(&self) -> usize {
+        self.changes.load(Ordering::Relaxed)
     }
 
     fn socket(&self) -> PathBuf {
@@ -300,7 +327,7 @@ fn without_a_packet_thread_the_status_still_comes() {
 #[test]
 fn what_is_no_request_gets_an_error() {
     let daemon = Daemon::start(true);
-    let unknown = "{\"answer\":\"error\",\"data\":{\"code\":\"bad_request\",\"message\":\"this is not a request: unknown variant `reboot`, expected one of `status`, `peers`, `flows`, `explain`, `counters`, `attach`, `detach`, `attached` at line 1 column 19\"}}\n";
+    let unknown = "{\"answer\":\"error\",\"data\":{\"code\":\"bad_request\",\"message\":\"this is not a request: unknown variant `reboot`, expected one of `status`, `peers`, `flows`, `explain`, `counters`, `network`, `knock`, `attach`, `detach`, `attached`, `echo`, `bench` at line 1 column 19\"}}\n";
     assert_eq!(daemon.ask_raw(b"{\"request\":\"reboot\"}\n"), unknown);
     for bytes in [
         &b"\n"[..],
@@ -327,6 +354,80 @@ fn a_request_without_end_is_cut_off() {
         "{answer}"
     );
     assert!(daemon.ask(&Request::Status {}).is_ok());
+}
+
+/// Garbage, wrong types, and half a message: each is told what is wrong or just ends, the daemon is asked
+/// for nothing, and others that are connected go on.
+#[test]
+fn what_is_malformed_changes_nothing() {
+    let daemon = Daemon::start(true);
+    let mut other = Client::connect(&daemon.socket()).unwrap();
+    let mut works = || assert!(other.ask(&Request::Status {}).is_ok());
+    works();
+    let told = |bytes: &[u8]| {
+        let answer: Answer = serde_json::from_str(&daemon.ask_raw(bytes)).unwrap();
+        let Answer::Error(error) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(error.code, ErrorCode::BadRequest);
+        error.message
+    };
+    for (bytes, text) in [
+        (
+            &b"\x16\x03\x01\x02\x00\x01\n"[..],
+            "this is not a request: expected value at line 1 column 1",
+        ),
+        (
+            b"{\"request\":7}\n",
+            "this is not a request: invalid type: integer `7`, expected variant identifier",
+        ),
+        (
+            b"{\"request\":\"detach\",\"instance\":[]}\n",
+            "this is not a request: invalid type: sequence, expected a string",
+        ),
+        (
+            b"{\"request\":\"detach\",\"instance\":\"a.b.c.d.1\",\"generation\":-1}\n",
+            "this is not a request: invalid value: integer `-1`, expected u64",
+        ),
+        (
+            b"{\"request\":\"attach\",\"instance\":\"a.b.c.d.1\"}\n",
+            "this is not a request: missing field `generation`",
+        ),
+    ] {
+        let told = told(bytes);
+        assert!(told.starts_with(text), "{told}");
+        works();
+    }
+    // A message that ends in the middle, with its connection or with the client.
+    for shutdown in [true, false] {
+        let mut half = UnixStream::connect(daemon.socket()).unwrap();
+        half.write_all(b"{\"request\":\"detach\",\"inst").unwrap();
+        works();
+        if shutdown {
+            half.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            half.read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, "");
+        }
+        drop(half);
+        works();
+    }
+    // One after another that was wrong is answered, on the same connection.
+    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+    stream
+        .write_all(b"[]\n{\"request\":\"attached\"}\n")
+        .unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    assert!(
+        lines
+            .next()
+            .unwrap()
+            .unwrap()
+            .contains("this is not a request")
+    );
+    let answer: Answer = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(answer, Answer::Attachments(Vec::new()));
+    assert_eq!(daemon.changes(), 0, "nothing was attached or detached");
 }
 
 #[test]
@@ -405,10 +506,33 @@ fn strangers_are_refused_even_if_the_mode_lets_them_in() {
         refused,
         "{\"answer\":\"error\",\"data\":{\"code\":\"refused\",\"message\":\"only root and the daemon's user may attach and detach instances\"}}\n"
     );
+    let bench = "{\"request\":\"bench\",\"peer\":\"site-a/a2\",\"seconds\":1}\n";
+    let refused = ask_text_as(daemon.socket(), bench, 65534, 4711, &[]);
+    assert!(refused.contains("may run benches"), "{refused}");
     for (gid, groups) in [(4711, &[][..]), (65534, &[100, 4711][..])] {
         let line = ask_as(daemon.socket(), 65534, gid, groups);
         assert!(line.starts_with("{\"answer\":\"status\""), "{line}");
     }
+}
+
+#[test]
+fn a_bench_is_asked_of_the_daemons_thread() {
+    let daemon = Daemon::start(true);
+    let ask = |peer: &str| {
+        daemon.ask(&Request::Bench {
+            peer: peer.to_owned(),
+            seconds: 9,
+        })
+    };
+    let Ok(Answer::Bench(offer)) = ask("site-a/a2") else {
+        panic!("another answer")
+    };
+    assert_eq!(
+        (offer.peer.as_str(), &*offer.token),
+        ("site-a/a2", &[0, 0, 0, 9][..])
+    );
+    let error = ask("a2").unwrap_err();
+    assert!(error.to_string().starts_with("peer: "), "{error}");
 }
 
 #[test]

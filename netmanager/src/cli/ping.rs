@@ -1,7 +1,7 @@
 //! `ping`: real ICMP echos from this host through the overlay, and who answered over which path.
 //!
-//! The echos take the way of every packet of the host's programs: by the host's veth into the
-//! overlay, through the flow table, to the instance. Which instance, node and path that was is
+//! The echos take the way of every packet of the host's programs: by the host's veth, or in userspace
+//! mode by the daemon, into the overlay, through the flow table, to the instance. Which instance, node and path that was is
 //! asked of the daemon after each reply.
 
 use std::net::IpAddr;
@@ -34,6 +34,20 @@ struct Echo {
     unreachable_by: Option<IpAddr>,
 }
 
+impl Echo {
+    /// One that nobody has answered.
+    const fn new(sequence: u16) -> Self {
+        Self {
+            sequence,
+            rtt_us: None,
+            instance: None,
+            node: None,
+            path: PathReport::None,
+            unreachable_by: None,
+        }
+    }
+}
+
 /// All echos together.
 #[derive(Debug, Default, Serialize)]
 struct Summary {
@@ -49,7 +63,7 @@ struct Summary {
 pub(super) fn ping(options: &Options, args: &PingArgs) -> Result<(), Failure> {
     let mut client = options.client()?;
     let (name, destination) = look_up(&mut client, args)?;
-    let socket = EchoSocket::open(destination)?;
+    let way = Way::open(&mut client, destination)?;
     let mut summary = Summary {
         name,
         destination: Some(destination),
@@ -59,25 +73,39 @@ pub(super) fn ping(options: &Options, args: &PingArgs) -> Result<(), Failure> {
         print(&format!("{} is {destination}\n", summary.name))?;
     }
     let mut rtts = Vec::new();
+    let mut is_direct = false;
     for sequence in 1..=args.count {
         let sent = Instant::now();
-        let mut echo = exchange(&socket, sequence, Duration::from_secs_f64(args.timeout))?;
+        let limit = Duration::from_secs_f64(args.timeout);
+        let mut echo = way.exchange(&mut client, sequence, limit)?;
         if echo.rtt_us.is_some() {
-            describe(&mut client, &socket, destination, &mut echo)?;
+            describe(&mut client, way.id(), destination, &mut echo)?;
         }
         rtts.extend(echo.rtt_us);
         show(options, &echo)?;
+        summary.sent = sequence;
+        is_direct |= matches!(echo.path, PathReport::Direct { .. } | PathReport::Local);
+        if is_direct && args.until_direct {
+            break;
+        }
         if sequence < args.count {
             let interval = Duration::from_secs_f64(args.interval);
             std::thread::sleep(interval.saturating_sub(sent.elapsed()));
         }
     }
-    summary.sent = args.count;
     summary.received = u16::try_from(rtts.len()).unwrap_or(u16::MAX);
     summary.min_rtt_us = rtts.iter().copied().min();
     summary.max_rtt_us = rtts.iter().copied().max();
     summary.mean_rtt_us = rtts.iter().sum::<u64>().checked_div(rtts.len() as u64);
-    conclude(options, &summary)
+    conclude(options, &summary)?;
+    if args.until_direct && !is_direct {
+        let message = format!(
+            "no reply from {} came over a direct path; `netmanager why` says what is in the way",
+            summary.name
+        );
+        return Err(Failure::new(Kind::Failed, message));
+    }
+    Ok(())
 }
 
 /// The name's address of the family asked for.
@@ -102,16 +130,66 @@ fn look_up(client: &mut Client, args: &PingArgs) -> Result<(String, IpAddr), Fai
     }
 }
 
+/// How echos get into the overlay.
+enum Way {
+    /// As packets of the host's programs do.
+    Socket(EchoSocket),
+    /// By the daemon, because in userspace mode no packet of the host's gets there.
+    Daemon { destination: IpAddr, id: u16 },
+}
+
+impl Way {
+    fn open(client: &mut Client, destination: IpAddr) -> Result<Self, Failure> {
+        let Answer::Status(status) = client.ask(&Request::Status {})? else {
+            return Err(unexpected());
+        };
+        Ok(match status.userspace {
+            None => Self::Socket(EchoSocket::open(destination)?),
+            Some(_) => {
+                let [.., high, low] = std::process::id().to_be_bytes();
+                let id = u16::from_be_bytes([high, low]);
+                Self::Daemon { destination, id }
+            }
+        })
+    }
+
+    fn id(&self) -> u16 {
+        match self {
+            Self::Socket(socket) => socket.id(),
+            Self::Daemon { id, .. } => *id,
+        }
+    }
+
+    fn exchange(
+        &self,
+        client: &mut Client,
+        sequence: u16,
+        limit: Duration,
+    ) -> Result<Echo, Failure> {
+        let (destination, id) = match self {
+            Self::Socket(socket) => return exchange(socket, sequence, limit),
+            Self::Daemon { destination, id } => (*destination, *id),
+        };
+        let request = Request::Echo {
+            destination,
+            id,
+            sequence,
+            timeout_ms: u32::try_from(limit.as_millis()).unwrap_or(u32::MAX),
+        };
+        let Answer::Echo(report) = client.ask(&request)? else {
+            return Err(unexpected());
+        };
+        Ok(Echo {
+            rtt_us: report.rtt_us,
+            unreachable_by: report.unreachable_by,
+            ..Echo::new(sequence)
+        })
+    }
+}
+
 /// Sends one echo and waits for what becomes of it.
 fn exchange(socket: &EchoSocket, sequence: u16, limit: Duration) -> Result<Echo, Failure> {
-    let mut echo = Echo {
-        sequence,
-        rtt_us: None,
-        instance: None,
-        node: None,
-        path: PathReport::None,
-        unreachable_by: None,
-    };
+    let mut echo = Echo::new(sequence);
     let sent = Instant::now();
     socket.send(sequence)?;
     loop {
@@ -136,14 +214,14 @@ fn exchange(socket: &EchoSocket, sequence: u16, limit: Duration) -> Result<Echo,
 /// Asks the daemon where the echo went.
 fn describe(
     client: &mut Client,
-    socket: &EchoSocket,
+    id: u16,
     destination: IpAddr,
     echo: &mut Echo,
 ) -> Result<(), Failure> {
     let filter = FlowFilter {
         protocol: Some("icmp".to_owned()),
         source: None,
-        source_port: Some(socket.id()),
+        source_port: Some(id),
         destination: Some(destination),
     };
     let Answer::Flows(flows) = client.ask(&Request::Flows { filter })? else {

@@ -1,12 +1,18 @@
 //! `netmanager relay`: runs a relay, or asks a running one for its status.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
+use rustls::pki_types::UnixTime;
+use weald_metrics::{Bound, Port, PortError};
+use weald_trust::tls::day;
 
-use crate::relay_server::{RelayConfig, RelayReport, RelayServer, ask_configured};
+use crate::figures;
+use crate::relay_server::{RelayConfig, RelayHandle, RelayReport, RelayServer, ask_configured};
 
 /// Runs a relay that forwards sealed packets between nodes which cannot reach one another.
 ///
@@ -16,6 +22,10 @@ pub struct RelayArgs {
     /// Shows the status of the relay that runs with this configuration instead.
     #[arg(long)]
     status: bool,
+    /// A TCP address of loopback, as in 127.0.0.1:9104, where Prometheus reads figures under
+    /// /metrics; without it there are none.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "status")]
+    metrics: Option<SocketAddr>,
 }
 
 /// Runs the command.
@@ -34,8 +44,11 @@ pub fn run(args: &RelayArgs, config: &Path, json: bool) -> anyhow::Result<()> {
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
     signals.thread_block().context("cannot block signals")?;
+    let bound = args.metrics.map(Bound::take).transpose()?;
     let server = RelayServer::start(&config)?;
     let handle = server.handle();
+    let port = bound.map(|bound| serve_figures(bound, server.handle()));
+    let port = port.transpose()?;
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
@@ -53,13 +66,46 @@ pub fn run(args: &RelayArgs, config: &Path, json: bool) -> anyhow::Result<()> {
             "ready": true,
             "relay": server.identity().to_string(),
             "listen": server.addresses(),
+            "tcp_listen": server.tcp_addresses(),
+            "metrics": port.as_ref().map(Port::address),
         });
         writeln!(out, "{line}")
     } else {
-        writeln!(out, "{} is ready on {addresses} (udp)", server.identity())
+        let tcp: Vec<_> = server
+            .tcp_addresses()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let tcp = if tcp.is_empty() {
+            String::new()
+        } else {
+            format!(" and {} (tcp)", tcp.join(" and "))
+        };
+        writeln!(
+            out,
+            "{} is ready on {addresses} (udp){tcp}",
+            server.identity()
+        )
     };
     let _ = out.flush();
+    weald_memory::settle();
     server.wait()
+}
+
+fn serve_figures(bound: Bound, relay: RelayHandle) -> Result<Port, PortError> {
+    bound.serve(move || Some(figures::of_relay(&relay.report().ok()?)))
+}
+
+fn life_left(report: &RelayReport) -> String {
+    let end = UnixTime::since_unix_epoch(Duration::from_secs(report.certificate_expires));
+    let left = report
+        .certificate_expires
+        .saturating_sub(UnixTime::now().as_secs());
+    format!(
+        "certificate until {}, {} days left",
+        day(end),
+        left / 86_400
+    )
 }
 
 fn show(report: &RelayReport, json: bool) -> anyhow::Result<()> {
@@ -70,6 +116,7 @@ fn show(report: &RelayReport, json: bool) -> anyhow::Result<()> {
     }
     let listen: Vec<_> = report.listen.iter().map(ToString::to_string).collect();
     writeln!(out, "{} on {}", report.relay, listen.join(", "))?;
+    writeln!(out, "{}", life_left(report))?;
     writeln!(out, "registered nodes: {}", report.registrations)?;
     let row = |name: &str, nodes: String, counters: &crate::relay_server::CountersReport| {
         format!(

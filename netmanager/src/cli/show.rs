@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use netmanager_core::peer::carrier::Carrier;
+
 use super::failure::{Failure, Kind};
 use super::table::{Table, or_dash, print, print_json, rtt, span};
-use super::{FlowsArgs, Options};
+use super::{FlowsArgs, Options, userspace};
 use crate::api::inspect::FlowFilter;
 use crate::api::message::{Answer, Request};
-use crate::api::report::{FlowReport, PacketStatus, PeerReport, Status};
+use crate::api::report::{FlowReport, PacketStatus, PeerReport, Status, StreamReport};
 
 pub(super) fn status(options: &Options) -> Result<(), Failure> {
     let Answer::Status(status) = options.ask(&Request::Status {})? else {
@@ -74,7 +76,10 @@ fn status_text(status: &Status) -> String {
             status.pid
         ),
     );
-    row("overlay", status.overlay.clone());
+    match &status.userspace {
+        None => row("overlay", status.overlay.clone()),
+        Some(userspace) => userspace::rows(userspace, &mut row),
+    }
     row("data socket", status.listen.to_string());
     let source = if status.table.from_kept_copy {
         "kept copy of "
@@ -114,6 +119,9 @@ fn status_text(status: &Status) -> String {
             .collect();
         row("queries", counts.join(", "));
     }
+    for gateway in status.gateways.iter().flatten() {
+        row("gateway", gateway.to_string());
+    }
     match &status.packets {
         Some(packets) => packet_rows(packets, &mut row),
         None => row("packets", "the packet thread does not answer".to_owned()),
@@ -136,18 +144,35 @@ fn packet_rows(packets: &PacketStatus, row: &mut impl FnMut(&str, String)) {
     );
     for relay in &packets.relays {
         let reason = relay.reason.as_deref().map(|reason| format!(", {reason}"));
+        let over_tcp = relay.carrier == Carrier::Tcp.word();
+        let over = over_tcp.then(|| format!(", relay-tcp because: {}", relay.carrier_reason));
         row(
             "relay",
             format!(
-                "{} {}, rtt {}{}",
+                "{} {}, rtt {}{}{}",
                 relay.relay,
                 relay.state,
                 rtt(relay.rtt_us),
+                over.unwrap_or_default(),
                 reason.unwrap_or_default()
             ),
         );
     }
     row("flows", packets.flows.to_string());
+    let streams = &packets.streams;
+    if *streams != StreamReport::default() {
+        let refused = streams.refused.iter();
+        let refused: String = refused
+            .map(|(reason, count)| format!(", {count} {reason}"))
+            .collect();
+        row(
+            "l4 connections",
+            format!(
+                "{} open; {} opened, {} accepted{refused}",
+                streams.open, streams.opened, streams.accepted
+            ),
+        );
+    }
     if packets.refused_handshakes > 0 {
         row("handshakes refused", packets.refused_handshakes.to_string());
     }
@@ -210,13 +235,21 @@ fn flows_text(flows: &[FlowReport]) -> String {
             or_dash(flow.instance.as_deref()),
             flow.node.clone(),
             flow.state.clone(),
-            format!("{} ({})", flow.lane, flow.lane_reason),
+            lane(flow),
             flow.path.to_string(),
             rtt(flow.rtt_us),
             span(flow.idle_ms),
         ]);
     }
     table.text()
+}
+
+fn lane(flow: &FlowReport) -> String {
+    let early = match flow.accept.as_deref() {
+        Some("early") => ", accepted early",
+        Some(_) | None => "",
+    };
+    format!("{} ({}{early})", flow.lane, flow.lane_reason)
 }
 
 fn endpoint(ip: IpAddr, port: u16) -> String {

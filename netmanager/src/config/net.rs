@@ -5,7 +5,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use netmanager_core::peer::IDLE_TEARDOWN;
+use netmanager_core::peer::candidates::{MAX_PEER_CANDIDATES, is_special};
 use weald_proto::id::Label;
 
 use super::document::{Placed, Reader, Section, read_file, shorten};
@@ -13,6 +16,13 @@ use super::{ConfigErrors, DEFAULT_DATA_PORT, DEFAULT_SOCKET, DEFAULT_STATE_DIR};
 
 /// The longest path that a unix socket can have (`sun_path` less its closing zero).
 const MAX_SOCKET_PATH: usize = 107;
+
+/// Addresses that an operator may name: half of what peers are told, so that those which change by
+/// themselves have room.
+const MAX_ADVERTISED: usize = MAX_PEER_CANDIDATES / 2;
+
+/// Seconds after which idle sessions may be closed at the earliest: a handshake costs some packets.
+const MIN_TEARDOWN: u32 = 10;
 
 /// The port of a resolver that is written without one.
 const DNS_PORT: u16 = 53;
@@ -34,6 +44,38 @@ pub struct NetConfig {
     pub overlay: OverlayConfig,
     /// The resolver.
     pub dns: DnsConfig,
+    /// How packets go over the data socket.
+    pub data_plane: DataPlaneConfig,
+    /// How peers are reached.
+    pub paths: PathsConfig,
+    /// Whether benches of peers are answered.
+    pub bench: BenchConfig,
+}
+
+/// Whether this node answers load when a peer asks for a bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BenchConfig {
+    /// Whether at all: at its overlay address, for the asking node.
+    pub respond: bool,
+    /// Whether at the host's other addresses as well, for comparison: for whoever has the token that
+    /// the asking node was told, and in the clear.
+    pub bare: bool,
+}
+
+/// How peers are reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathsConfig {
+    /// Whether direct ways are opened through NATs.
+    pub punch: bool,
+    /// Whether ports are searched for if one of the NATs gives out random ones.
+    pub spray: bool,
+    /// After how long a session with a peer is closed that nobody uses; at least ten seconds.
+    pub idle_teardown: Duration,
+    /// Whether routers are asked to lead a port to this node.
+    pub port_mapping: bool,
+    /// Addresses at which this node is reached besides those that it finds out: ports that routers
+    /// forward to it. At most eight.
+    pub advertise: Vec<SocketAddr>,
 }
 
 /// Where a netmanager has its rows from.
@@ -70,6 +112,18 @@ pub struct DnsConfig {
     pub upstreams: Vec<SocketAddr>,
 }
 
+/// How packets go over the data socket. What it asks of the kernel is switched off for kernels and
+/// cards that do it wrong; refusals are noticed without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataPlaneConfig {
+    /// Whether many datagrams are sent by one call (UDP GSO).
+    pub udp_gso: bool,
+    /// Whether many datagrams are received in one buffer (UDP GRO).
+    pub udp_gro: bool,
+    /// Whether TCP goes in sealed frames beside QUIC to peers whose configuration has this as well.
+    pub fast_lane: bool,
+}
+
 impl NetConfig {
     /// Reads the configuration at `path`.
     ///
@@ -100,6 +154,9 @@ impl NetConfig {
                 "pki",
                 "overlay",
                 "dns",
+                "data_plane",
+                "paths",
+                "bench",
             ],
         );
         let config = Self {
@@ -117,6 +174,9 @@ impl NetConfig {
             pki: pki(&mut reader, &top, folder),
             overlay: overlay(&mut reader, &top),
             dns: dns(&mut reader, &top),
+            data_plane: data_plane(&mut reader, &top),
+            paths: paths(&mut reader, &top),
+            bench: bench(&mut reader, &top),
         };
         reader.finish(config)
     }
@@ -209,6 +269,71 @@ fn dns(reader: &mut Reader<'_>, top: &Section<'_>) -> DnsConfig {
     }
 }
 
+fn data_plane(reader: &mut Reader<'_>, top: &Section<'_>) -> DataPlaneConfig {
+    let keys = &["udp_gso", "udp_gro", "fast_lane"];
+    let section = reader.subsection(top, "data_plane", "[data_plane]", keys);
+    let mut switch = |key, unless_said| {
+        let value = section.and_then(|section| reader.flag(&section, key));
+        value.unwrap_or(unless_said)
+    };
+    DataPlaneConfig {
+        udp_gso: switch("udp_gso", true),
+        udp_gro: switch("udp_gro", true),
+        fast_lane: switch("fast_lane", false),
+    }
+}
+
+fn paths(reader: &mut Reader<'_>, top: &Section<'_>) -> PathsConfig {
+    let keys = &[
+        "punch",
+        "spray",
+        "port_mapping",
+        "idle_teardown",
+        "advertise",
+    ];
+    let section = reader.subsection(top, "paths", "[paths]", keys);
+    let punch = section.and_then(|section| reader.flag(&section, "punch"));
+    let spray = section.and_then(|section| reader.flag(&section, "spray"));
+    let port_mapping = section.and_then(|section| reader.flag(&section, "port_mapping"));
+    let teardown = section.and_then(|section| reader.number(&section, "idle_teardown"));
+    if let Some(short) = teardown.as_ref().filter(|it| it.value < MIN_TEARDOWN) {
+        let (seconds, at) = (short.value, short.at);
+        reader.fault(
+            at,
+            format!("idle_teardown: {seconds} seconds are too few; name at least {MIN_TEARDOWN}"),
+        );
+    }
+    let advertise = section
+        .map(|section| reader.list_with(&section, "advertise", advertised))
+        .unwrap_or_default();
+    if let Some(beyond) = advertise.get(MAX_ADVERTISED) {
+        let count = advertise.len();
+        reader.fault(
+            beyond.at,
+            format!("advertise: {count} addresses are too many; name at most {MAX_ADVERTISED}"),
+        );
+    }
+    PathsConfig {
+        punch: punch.unwrap_or(true),
+        spray: spray.unwrap_or(true),
+        port_mapping: port_mapping.unwrap_or(true),
+        idle_teardown: teardown.map_or(IDLE_TEARDOWN, |it| Duration::from_secs(it.value.into())),
+        advertise: advertise.into_iter().map(|at| at.value).collect(),
+    }
+}
+
+fn bench(reader: &mut Reader<'_>, top: &Section<'_>) -> BenchConfig {
+    let section = reader.subsection(top, "bench", "[bench]", &["respond", "bare"]);
+    let mut switch = |key| {
+        let value = section.and_then(|section| reader.flag(&section, key));
+        value.unwrap_or(false)
+    };
+    BenchConfig {
+        respond: switch("respond"),
+        bare: switch("bare"),
+    }
+}
+
 /// Takes a path as relative to `folder`.
 fn path_in(folder: &Path) -> impl Fn(&str) -> Result<PathBuf, String> + '_ {
     |text| {
@@ -237,6 +362,19 @@ fn cluster_address(text: &str) -> Result<SocketAddr, String> {
     if address.port() == 0 || address.ip().is_unspecified() {
         return Err(format!(
             "{address} cannot be dialled; name the cluster's address"
+        ));
+    }
+    Ok(address)
+}
+
+fn advertised(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| {
+        let shown = shorten(text);
+        format!("{shown:?} is not an address with a port, as in \"192.0.2.1:{DEFAULT_DATA_PORT}\"")
+    })?;
+    if is_special(address) {
+        return Err(format!(
+            "no peer sends to {address}; name the address that a router forwards to this node"
         ));
     }
     Ok(address)

@@ -14,7 +14,8 @@ use weald_proto::addr::{Dual, Pools};
 use weald_proto::id::{Label, NodeId, Organisation, RelayId};
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName, Zone};
 use weald_proto::table::{
-    InstanceRow, LanePolicy, NodeRow, PortMapping, RelayRow, ServiceRow, Table, TableError,
+    AcceptPolicy, InstanceRow, LanePolicy, NodeRow, PortMapping, RelayRow, ServiceRow, Table,
+    TableError,
 };
 
 use super::ConfigErrors;
@@ -26,6 +27,10 @@ const LANES: [(&str, LanePolicy); 3] = [
     ("l3", LanePolicy::L3),
     ("l4", LanePolicy::L4),
 ];
+
+/// The words of `accept`, as they stand in the file.
+const ACCEPTS: [(&str, AcceptPolicy); 2] =
+    [("late", AcceptPolicy::Late), ("early", AcceptPolicy::Early)];
 
 /// Reads the table at `path`.
 ///
@@ -89,10 +94,12 @@ impl Rows {
     }
 
     fn read_relays(&mut self, reader: &mut Reader<'_>, top: &Section<'_>) {
-        for section in reader.sections(top, "relay", "[[relay]]", &["id", "addresses"]) {
+        let allowed = ["id", "addresses", "tcp_addresses"];
+        for section in reader.sections(top, "relay", "[[relay]]", &allowed) {
             let id = reader.required::<RelayId>(&section, "id");
             let addresses = reader.list_with(&section, "addresses", underlay_address);
             reader.require(&section, "addresses");
+            let tcp_addresses = reader.list_with(&section, "tcp_addresses", underlay_address);
             if let Some(id) = id {
                 if addresses.is_empty() && reader.is_faultless() {
                     reader.fault(
@@ -104,6 +111,7 @@ impl Rows {
                 self.table.relays.push(RelayRow {
                     id: id.value,
                     addresses: values(addresses),
+                    tcp_addresses: values(tcp_addresses),
                 });
             }
         }
@@ -117,6 +125,7 @@ impl Rows {
             "rr",
             "closest",
             "lane",
+            "accept",
             "instance",
         ];
         for section in reader.sections(top, "service", "[[service]]", &allowed) {
@@ -126,6 +135,7 @@ impl Rows {
             let name = reader.value_with(&section, "name", name_and_namespace);
             let organisation = reader.required::<Label>(&section, "organisation");
             let lane = reader.value_with(&section, "lane", lane);
+            let accept = reader.value_with(&section, "accept", accept);
             let round_robin = self.service_ip(reader, &section, "rr");
             let closest = self.service_ip(reader, &section, "closest");
             let service = application.zip(name).map(|(application, name)| Placed {
@@ -141,6 +151,7 @@ impl Rows {
                     round_robin,
                     closest,
                     lane: lane.map(|lane| lane.value).unwrap_or_default(),
+                    accept: accept.map(|accept| accept.value).unwrap_or_default(),
                 });
             }
         }
@@ -349,13 +360,19 @@ fn service_name(application: (Label, Label), service: (Label, Label)) -> Service
 }
 
 fn lane(text: &str) -> Result<LanePolicy, String> {
-    let known = LANES.into_iter().find(|(word, _)| *word == text);
-    known.map(|(_, lane)| lane).ok_or_else(|| {
+    word("lane", &LANES, text)
+}
+
+fn accept(text: &str) -> Result<AcceptPolicy, String> {
+    word("time of acceptance", &ACCEPTS, text)
+}
+
+fn word<T: Copy>(what: &str, words: &[(&str, T)], text: &str) -> Result<T, String> {
+    let known = words.iter().find(|(word, _)| *word == text);
+    known.map(|(_, value)| *value).ok_or_else(|| {
         let shown = shorten(text);
-        format!(
-            "unknown lane {shown:?}; {}",
-            hint(text, &LANES.map(|(word, _)| word))
-        )
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        format!("unknown {what} {shown:?}; {}", hint(text, &words))
     })
 }
 

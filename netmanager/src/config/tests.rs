@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use weald_proto::table::{LanePolicy, Table};
+use weald_proto::table::{AcceptPolicy, LanePolicy, Table};
 
 use super::*;
 
@@ -34,6 +34,7 @@ organisation = "acme"
 rr = { ipv4 = "10.30.100.1", ipv6 = "fdff:2000::1" }
 closest = { ipv4 = "10.30.101.1" }
 lane = "l3"
+accept = "early"
 
 [[service.instance]]
 number = 0
@@ -49,6 +50,7 @@ fn a_correct_table_is_read() {
     assert_eq!(table.zones.len(), 2);
     assert_eq!(table.services[0].name.to_string(), "shop.prod.web.prod");
     assert_eq!(table.services[0].lane, LanePolicy::L3);
+    assert_eq!(table.services[0].accept, AcceptPolicy::Early);
     assert_eq!(table.services[0].closest.v6, None);
     assert_eq!(table.instances[0].id.to_string(), "shop.prod.web.prod.0");
     assert_eq!(table.instances[0].ports[1].to_string(), "53:53/udp");
@@ -82,14 +84,14 @@ fn each_fault_of_a_table_has_its_text_and_place() {
             "number = 0",
             "number = \"0\"",
             &[
-                "shop.toml:18:10: number in [[service.instance]] must be a whole number from 0 to 4294967295",
+                "shop.toml:19:10: number in [[service.instance]] must be a whole number from 0 to 4294967295",
             ],
         ),
         (
             "number = 0",
             "number = -1",
             &[
-                "shop.toml:18:10: number in [[service.instance]] must be a whole number from 0 to 4294967295",
+                "shop.toml:19:10: number in [[service.instance]] must be a whole number from 0 to 4294967295",
             ],
         ),
         (
@@ -135,38 +137,45 @@ fn each_fault_of_a_table_has_its_text_and_place() {
             ],
         ),
         (
+            "\"early\"",
+            "\"soon\"",
+            &[
+                "shop.toml:16:10: accept: unknown time of acceptance \"soon\"; allowed are late, early",
+            ],
+        ),
+        (
             "\"8080:80/tcp\"",
             "\"0:80/tcp\"",
             &[
-                "shop.toml:21:10: ports: \"0:80/tcp\" is not a port mapping; write HOST:INSTANCE or HOST:INSTANCE/tcp|udp with ports 1 to 65535, as in \"8080:80/tcp\"",
+                "shop.toml:22:10: ports: \"0:80/tcp\" is not a port mapping; write HOST:INSTANCE or HOST:INSTANCE/tcp|udp with ports 1 to 65535, as in \"8080:80/tcp\"",
             ],
         ),
         (
             "node = \"site-a/a1\"",
             "node = \"site-a/a9\"",
             &[
-                "shop.toml:17:1: instance shop.prod.web.prod.0: node site-a/a9 is not in the table; known are site-a/a1",
+                "shop.toml:18:1: instance shop.prod.web.prod.0: node site-a/a9 is not in the table; known are site-a/a1",
             ],
         ),
         (
             "ipv4 = \"10.30.1.1\"",
             "ipv4 = \"10.30.0.1\"",
             &[
-                "shop.toml:20:8: address 10.30.0.1 belongs to both node site-a/a1 and instance shop.prod.web.prod.0; give each its own",
+                "shop.toml:21:8: address 10.30.0.1 belongs to both node site-a/a1 and instance shop.prod.web.prod.0; give each its own",
             ],
         ),
         (
             "ipv4 = \"10.30.1.1\"",
             "ipv4 = \"192.168.0.1\"",
             &[
-                "shop.toml:20:8: instance shop.prod.web.prod.0: address 192.168.0.1 is outside the pools 10.30.0.0/16 and fdff::/16",
+                "shop.toml:21:8: instance shop.prod.web.prod.0: address 192.168.0.1 is outside the pools 10.30.0.0/16 and fdff::/16",
             ],
         ),
         (
             "ipv4 = \"10.30.1.1\"",
             "",
             &[
-                "shop.toml:17:1: instance shop.prod.web.prod.0 has neither an IPv4 nor an IPv6 address; give it at least one",
+                "shop.toml:18:1: instance shop.prod.web.prod.0 has neither an IPv4 nor an IPv6 address; give it at least one",
             ],
         ),
         (
@@ -209,7 +218,7 @@ fn rows_that_differ_only_in_case_collide() {
     assert_eq!(
         table(&twice),
         Err(vec![
-            "shop.toml:24:6: node site-a/a1 is listed twice; keep one of them".to_owned()
+            "shop.toml:25:6: node site-a/a1 is listed twice; keep one of them".to_owned()
         ])
     );
 }
@@ -221,7 +230,7 @@ fn one_host_port_leads_to_one_instance() {
     );
     assert_eq!(
         table(&text),
-        Err(vec!["shop.toml:23:1: port 8080/tcp of node site-a/a1 is mapped by both shop.prod.web.prod.0 and shop.prod.web.prod.1".to_owned()])
+        Err(vec!["shop.toml:24:1: port 8080/tcp of node site-a/a1 is mapped by both shop.prod.web.prod.0 and shop.prod.web.prod.1".to_owned()])
     );
 }
 
@@ -267,6 +276,14 @@ fn a_configuration_has_defaults_and_relative_paths() {
     assert_eq!(config.overlay.name, None);
     assert!(config.overlay.egress);
     assert!(config.dns.upstreams.is_empty());
+    assert_eq!(config.bench, BenchConfig::default());
+}
+
+#[test]
+fn benches_are_answered_only_if_that_is_said() {
+    let config = net("table = \"shop.toml\"\n[bench]\nrespond = true").unwrap();
+    let BenchConfig { respond, bare } = config.bench;
+    assert!(respond && !bare);
 }
 
 #[test]
@@ -288,7 +305,7 @@ dir = ""
         Err([
             "/etc/weald/net.toml:1:1: neither table nor [cluster] is there; name a table's file, or the cluster's addresses",
             "/etc/weald/net.toml:2:10: listen: \"10260\" is not an address with a port, as in \"0.0.0.0:10260\"",
-            "/etc/weald/net.toml:3:1: unknown key \"tabel\" in the top level; did you mean \"table\"? (allowed: table, cluster, state_dir, socket, listen, pki, overlay, dns)",
+            "/etc/weald/net.toml:3:1: unknown key \"tabel\" in the top level; did you mean \"table\"? (allowed: table, cluster, state_dir, socket, listen, pki, overlay, dns, data_plane, paths, bench)",
             "/etc/weald/net.toml:4:10: socket in the top level must be a text in quotes, not an integer",
             "/etc/weald/net.toml:6:8: name: name \"no spaces\" has ' '; only letters a-z, digits and '-' are allowed",
             "/etc/weald/net.toml:7:10: egress in [overlay] must be true or false, not a string",
@@ -312,4 +329,33 @@ fn files_that_cannot_be_read_are_named() {
     );
     let folder = load_table(Path::new("/")).map_err(lines);
     assert!(folder.unwrap_err()[0].starts_with("/: cannot be read: "));
+}
+
+#[test]
+fn addresses_that_routers_forward_are_named_in_the_configuration() {
+    let with = |list: &str| format!("table = \"shop.toml\"\n[paths]\nadvertise = [{list}]\n");
+    let config = net(&with("\"203.0.113.7:443\", \"[2001:db8::7]:10260\"")).unwrap();
+    let expected = ["203.0.113.7:443", "[2001:db8::7]:10260"].map(|at| at.parse().unwrap());
+    assert_eq!(config.paths.advertise, expected);
+    assert_eq!(
+        net(&with(
+            "\"203.0.113.7\", \"127.0.0.1:10260\", \"203.0.113.7:0\""
+        ))
+        .unwrap_err(),
+        [
+            "/etc/weald/net.toml:3:14: advertise: \"203.0.113.7\" is not an address with a port, as in \"192.0.2.1:10260\"",
+            "/etc/weald/net.toml:3:29: advertise: no peer sends to 127.0.0.1:10260; name the address that a router forwards to this node",
+            "/etc/weald/net.toml:3:48: advertise: no peer sends to 203.0.113.7:0; name the address that a router forwards to this node",
+        ]
+    );
+    let many: Vec<String> = (1..=9)
+        .map(|port| format!("\"203.0.113.7:{port}\""))
+        .collect();
+    let [fault] = &net(&with(&many.join(", "))).unwrap_err()[..] else {
+        panic!("one fault is expected");
+    };
+    assert!(
+        fault.ends_with("advertise: 9 addresses are too many; name at most 8"),
+        "{fault}"
+    );
 }

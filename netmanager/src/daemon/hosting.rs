@@ -20,6 +20,10 @@ use crate::env::instance_netns_path;
 /// Most instances that can be attached: each takes a namespace and some ten rules.
 const MAX_ATTACHED: usize = 4096;
 
+/// Why nothing is attached in userspace mode.
+const NO_NAMESPACES: &str = "in userspace mode there are no namespaces for instances; \
+     `netmanager up --userspace --publish INSTANCE:PORT=ADDRESS` makes a server of the host one";
+
 /// Hands requests of the local API to the daemon's thread.
 #[derive(Debug)]
 pub(super) struct HostHandle(pub(super) Sender<Event>);
@@ -43,6 +47,7 @@ impl Daemon {
             Hosting::Detach(instance, generation, reply) => {
                 reply.send(self.detach(&instance, generation));
             }
+            Hosting::Bench(peer, seconds, reply) => self.ask_for_bench(&peer, seconds, reply),
             Hosting::List(reply) => {
                 let attached = self.keeper.attached().iter();
                 reply.send(attached.map(|attached| self.report(attached)).collect());
@@ -51,6 +56,9 @@ impl Daemon {
     }
 
     fn attach(&mut self, instance: &Attached) -> Result<AttachedReport, ApiError> {
+        if self.ground.userspace().is_some() {
+            return Err(ApiError::new(ErrorCode::Conflict, NO_NAMESPACES));
+        }
         let before = self.keeper.attached();
         if before.contains(instance) {
             return Ok(self.report(instance));

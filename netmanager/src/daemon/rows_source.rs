@@ -119,6 +119,8 @@ impl RowsSource {
             }
             ClusterToNet::Rows { complete, rows } => self.take_rows(&complete, rows, now),
             ClusterToNet::Unknown(application) => self.store.handle_unknown(application),
+            // Whoever holds the credentials has taken it.
+            ClusterToNet::Renewed(_) => {}
         }
     }
 
@@ -130,7 +132,12 @@ impl RowsSource {
         now: UnixSeconds,
     ) -> bool {
         let signed = match message {
-            PeerToPeer::Hello { .. } => return false,
+            PeerToPeer::Hello { .. }
+            | PeerToPeer::Candidates { .. }
+            | PeerToPeer::Punch { .. }
+            | PeerToPeer::PunchOpened { .. }
+            | PeerToPeer::BenchAsk { .. }
+            | PeerToPeer::BenchAnswer { .. } => return false,
             PeerToPeer::Grant(signed)
             | PeerToPeer::Lease(signed)
             | PeerToPeer::Revocations(signed) => signed,

@@ -44,6 +44,8 @@ pub(super) struct ClusterSession {
     judged: BTreeSet<NodeId>,
     waiting: Vec<Waiting>,
     has_news: bool,
+    /// When the cluster may be asked again for a new certificate.
+    pub(super) asked_for_certificate: Option<Instant>,
 }
 
 /// Somebody who has attached an instance and waits for the rows of its application.
@@ -56,6 +58,11 @@ struct Waiting {
 }
 
 impl ClusterSession {
+    /// Whether the cluster is there and has taken this node in.
+    pub(super) const fn is_welcomed(&self) -> bool {
+        self.observed.is_some()
+    }
+
     /// How the session is, for the API.
     pub(super) fn report(&self) -> Arc<ArcSwap<ClusterReport>> {
         Arc::clone(&self.report)
@@ -97,6 +104,10 @@ impl Daemon {
     }
 
     fn hear_cluster(&mut self, message: ClusterToNet, now: u64) {
+        if let ClusterToNet::Renewed(answer) = message {
+            self.take_certificate(answer);
+            return;
+        }
         if let ClusterToNet::Welcome {
             observed,
             relay_token,
@@ -116,6 +127,9 @@ impl Daemon {
     }
 
     fn hear_peer(&mut self, node: &NodeId, message: PeerToPeer, now: u64) {
+        if self.hear_bench(node, &message) {
+            return;
+        }
         let Some(source) = self.keeper.rows() else {
             return;
         };
@@ -158,7 +172,7 @@ impl Daemon {
         self.say(&NetToCluster::Interests(interests));
     }
 
-    fn say(&self, message: &NetToCluster) {
+    pub(super) fn say(&self, message: &NetToCluster) {
         match message.encode() {
             Ok(bytes) => drop(self.packets.handle().say_to_cluster(framed(&bytes))),
             Err(error) => tracing::error!(%error, "cannot say something to the cluster"),
@@ -167,7 +181,8 @@ impl Daemon {
 
     fn own_addresses(&self) -> Vec<SocketAddr> {
         let pools = &self.keeper.table().pools;
-        addresses::own(self.listen, |ip| pools.contains(ip))
+        let advertised = &self.config.paths.advertise;
+        addresses::own(self.listen, advertised, |ip| pools.contains(ip))
     }
 
     /// Somebody has asked for a name of an application.
@@ -238,6 +253,7 @@ impl Daemon {
     /// Does what follows from what was heard.
     pub(super) fn settle(&mut self) {
         self.look_around();
+        self.care_for_certificate();
         if std::mem::take(&mut self.session.has_news) {
             self.keeper.keep_memory();
             self.use_rows();

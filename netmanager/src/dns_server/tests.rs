@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use weald_proto::addr::{Dual, Pools};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName, Zone};
-use weald_proto::table::{InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
+use weald_proto::table::{AcceptPolicy, InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
 
 use super::*;
 
@@ -674,6 +674,7 @@ fn service(name: &str, round_robin: &str, closest: &str) -> ServiceRow {
         round_robin: dual(round_robin, ""),
         closest: dual(closest, ""),
         lane: LanePolicy::Auto,
+        accept: AcceptPolicy::Late,
     }
 }
 

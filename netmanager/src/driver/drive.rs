@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use netmanager_core::chunk::{Reassembler, ReassemblyLimits};
 use netmanager_core::peer::paths::{Path, PathEvent, Paths};
+use netmanager_core::peer::punch::Punch;
 use netmanager_core::peer::{Keep, Loss};
 use netmanager_core::table::PeerId;
 use quinn_proto::{ConnectionError, Event, StreamEvent, VarInt};
-use weald_proto::frame::Probe;
 use weald_proto::id::Identity;
 use weald_trust::tls;
 
@@ -59,11 +59,15 @@ impl Driver {
         while let Some(slot) = self.touched.pop_first() {
             self.drive(slot);
         }
+        self.flush_fast();
     }
 
     fn drive(&mut self, slot: Slot) {
         self.take_in(slot);
         self.drive_paths(slot);
+        self.bound_lane(slot);
+        self.take_turns(slot);
+        self.drive_punch(slot);
         loop {
             self.flush_queue(slot);
             self.transmit(slot);
@@ -76,6 +80,7 @@ impl Driver {
             .of(slot)
             .is_some_and(|s| s.connection.is_drained());
         if drained {
+            self.io.extra.end(slot);
             self.sessions.remove(slot);
         }
     }
@@ -104,6 +109,9 @@ impl Driver {
             match event {
                 Event::Connected => self.handle_connected(slot),
                 Event::ConnectionLost { reason } => self.handle_lost(slot, &reason),
+                Event::Stream(event) if session.pacer.is_some() => {
+                    self.handle_lane_stream(slot, event);
+                }
                 Event::Stream(StreamEvent::Readable { .. } | StreamEvent::Opened { .. }) => {
                     self.read_stream(slot);
                 }
@@ -122,7 +130,7 @@ impl Driver {
             Some(With::Relay(_)) => self.read_relay_stream(slot),
             Some(With::Cluster) => self.hear_cluster(slot),
             Some(With::Peer(_)) => self.hear_peer(slot),
-            Some(With::Stranger) | None => {}
+            Some(With::Stranger | With::Lane(_) | With::Agreement(_)) | None => {}
         }
     }
 
@@ -153,20 +161,36 @@ impl Driver {
             return;
         };
         let identity = tls::peer_identity(session.connection.crypto_session());
+        let is_lane = session.pacer.is_some();
+        let is_agreement = session.is_agreement;
         let with = match (session.with, identity.map(|peer| peer.identity)) {
             (With::Stranger, Some(Identity::Node(node))) => {
                 let peer = self.table.peers().find(|(_, row)| row.id == node);
-                let peer = peer.map(|(id, _)| With::Peer(id));
-                if peer.is_none() && self.take_guest(slot, &node) {
+                let peer = peer.map(|(id, _)| id);
+                let is_session = !is_lane && !is_agreement;
+                if peer.is_none() && is_session && self.take_guest(slot, &node) {
                     return;
                 }
-                peer
+                peer.map(|peer| match (is_lane, is_agreement) {
+                    (true, _) => With::Lane(peer),
+                    (false, true) => With::Agreement(peer),
+                    (false, false) => With::Peer(peer),
+                })
             }
             (With::Stranger, _) => None,
-            (known @ (With::Peer(_) | With::Relay(_) | With::Cluster), _) => Some(known),
+            (
+                known @ (With::Peer(_)
+                | With::Relay(_)
+                | With::Cluster
+                | With::Lane(_)
+                | With::Agreement(_)),
+                _,
+            ) => Some(known),
         };
         match with {
             Some(With::Peer(peer)) => self.establish_peer(slot, peer),
+            Some(With::Lane(peer)) => self.establish_lane(slot, peer),
+            Some(With::Agreement(peer)) => self.establish_agreement(slot, peer),
             Some(With::Relay(relay)) => {
                 if let Some(session) = self.sessions.of_mut(slot) {
                     session.established = Some(self.now);
@@ -212,6 +236,8 @@ impl Driver {
         entry.dial_pending = false;
         entry.refused.clear();
         let former = entry.session.replace(slot);
+        let gone = entry.fast.reset();
+        self.fast.forget(gone);
         entry.since = Some(self.now);
         // The own dial loses against one that has come up, unless this node wins ties.
         let loser = entry.dialling.filter(|_| !entry.machine.wins_ties());
@@ -229,13 +255,16 @@ impl Driver {
         if let Some(former) = former.filter(|former| *former != slot) {
             self.retire(former);
         }
+        self.lane_path_changed(peer);
         tracing::info!(peer = %self.name_of(peer), path = %self.show_path(path), dialled, "session up");
         self.begin_showing(slot);
+        self.begin_punching(slot, peer);
         // A direct session wants a relayed way to fall back to, and the reverse.
         self.ask_relays(peer);
         self.offer_paths(peer);
         self.tell_plane(peer);
         self.remember_peers();
+        self.dial_lane(peer);
     }
 
     fn handle_lost(&mut self, slot: Slot, reason: &ConnectionError) {
@@ -248,13 +277,17 @@ impl Driver {
                 tracing::debug!(%reason, "handshake failed");
             }
             With::Peer(peer) => {
-                let farewell = matches!(
-                    reason,
-                    ConnectionError::ApplicationClosed(close)
-                        if close.error_code == VarInt::from_u32(CloseCode::Shutdown as u32)
-                );
-                let loss = if farewell {
+                let says = |code: CloseCode| {
+                    matches!(
+                        reason,
+                        ConnectionError::ApplicationClosed(close)
+                            if close.error_code == VarInt::from_u32(code as u32)
+                    )
+                };
+                let loss = if says(CloseCode::Shutdown) {
                     Loss::Farewell
+                } else if says(CloseCode::Idle) {
+                    Loss::Idle
                 } else {
                     Loss::Unforeseen
                 };
@@ -262,6 +295,8 @@ impl Driver {
             }
             With::Relay(relay) => self.handle_relay_lost(slot, relay, &reason.to_string()),
             With::Cluster => self.handle_cluster_lost(slot, &reason.to_string()),
+            With::Lane(peer) => self.lane_lost(slot, peer, &reason.to_string()),
+            With::Agreement(peer) => self.agreement_lost(slot, peer, reason),
         }
     }
 
@@ -274,6 +309,9 @@ impl Driver {
 
     /// Ends a session from this side; nobody is told of its loss any more.
     pub(super) fn close(&mut self, slot: Slot, code: CloseCode) {
+        if let Some(With::Lane(peer)) = self.sessions.of(slot).map(|session| session.with) {
+            self.lane_lost(slot, peer, code.text());
+        }
         if let Some(session) = self.sessions.of_mut(slot) {
             let reason = Bytes::from_static(code.text().as_bytes());
             session
@@ -282,6 +320,7 @@ impl Driver {
             session.with = With::Stranger;
             // Nothing of it is due any more but the end of the connection.
             session.paths = Paths::new(0);
+            session.punch = None;
             session.reassembler = Reassembler::new(ReassemblyLimits::default());
             self.touched.insert(slot);
         }
@@ -344,17 +383,21 @@ impl Driver {
         if session.established.is_none() {
             return;
         }
+        let entry = self.peers.get(&peer);
+        let is_quiet = entry.is_some_and(|entry| entry.machine.is_quiet(self.now));
+        session.paths.set_quiet(is_quiet, self.now);
         if session
             .paths
             .poll_timeout()
             .is_some_and(|at| at <= self.now)
         {
             session.paths.handle_timeout(self.now);
-            if session.paths.is_in_doubt()
-                && let Some(Path::Relay { relay, .. }) = session.path
-            {
-                self.doubt_relay(relay);
+            match session.path.filter(|_| session.paths.is_in_doubt()) {
+                Some(Path::Relay { relay, .. }) => self.doubt_relay(relay),
+                Some(Path::Direct(_)) => self.doubt_mapping(),
+                None => {}
             }
+            self.keep_met_sockets(slot);
         }
         while let Some(event) = self
             .sessions
@@ -376,6 +419,7 @@ impl Driver {
                         session.path = Some(to);
                         session.connection.path_changed(self.now);
                         session.connection.ping();
+                        self.lane_path_changed(peer);
                     }
                 }
                 PathEvent::AllDead => {
@@ -390,18 +434,7 @@ impl Driver {
     }
 
     fn send_probe(&mut self, slot: Slot, path: Path, nonce: u64) {
-        let Some(keys) = self.sessions.of_mut(slot).and_then(|s| s.probes.as_mut()) else {
-            return;
-        };
-        let probe = Probe {
-            reply: false,
-            session: keys.their_id,
-            counter: 0,
-            nonce,
-            observed: None,
-        };
-        let mut bytes = probe.encode(0);
-        if keys.sealer.seal(&mut bytes, Probe::TAG).is_ok() {
+        if let Some(bytes) = self.sessions.sealed_probe(slot, nonce) {
             let len = bytes.len();
             self.send_on(path, &bytes, len);
         }
@@ -425,6 +458,10 @@ impl Driver {
                 self.close(slot, code);
                 continue;
             }
+            if due(session.paced_until) {
+                session.paced_until = None;
+                self.touched.insert(slot);
+            }
             if due(session.held_until) {
                 session.held_until = None;
                 self.touched.insert(slot);
@@ -436,33 +473,12 @@ impl Driver {
             if due(session.reassembler.poll_timeout()) {
                 self.expire_chunks(slot);
                 self.touched.insert(slot);
-            } else if session.established.is_some() && due(session.paths.poll_timeout()) {
+            } else if session.established.is_some()
+                && (due(session.paths.poll_timeout())
+                    || due(session.punch.as_ref().and_then(Punch::poll_timeout)))
+            {
                 self.touched.insert(slot);
             }
         }
-    }
-
-    fn expire_chunks(&mut self, slot: Slot) {
-        let Self {
-            sessions,
-            plane,
-            io,
-            now,
-            counters,
-            ..
-        } = self;
-        let Some((peer, session)) = sessions.with_peer(slot) else {
-            return;
-        };
-        let mut forwards = Vec::new();
-        session
-            .reassembler
-            .handle_timeout(*now, &mut |vnet, packet| {
-                super::packets::take_from_peer(plane, io, &mut forwards, peer, vnet, packet, *now);
-            });
-        while let Some((reason, count)) = session.reassembler.poll_drop() {
-            counters.add(reason, count);
-        }
-        self.after_plane(forwards);
     }
 }

@@ -1,9 +1,11 @@
 //! How other threads talk to the packet thread: messages, and a descriptor that wakes it.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, TryRecvError};
 
+use netmanager_core::peer::candidates::Interface;
 use netmanager_core::table::Snapshot;
 use weald_proto::id::{Label, NodeId};
 use weald_proto::name::ServiceName;
@@ -22,6 +24,9 @@ pub(super) enum Command {
     Release(NodeId),
     RelayToken(Vec<u8>),
     CutRevoked(Vec<Label>),
+    Network(Vec<Interface>),
+    OpeningHops(u8),
+    Mapped(Vec<SocketAddr>),
     Inspect(Inspect),
     Shutdown,
 }
@@ -68,7 +73,8 @@ impl DriverHandle {
         self.send(Command::Show(messages))
     }
 
-    /// Says something to one peer, each message behind its length.
+    /// Says something to one peer, each message behind its length. Without a session it is not said,
+    /// but one is made.
     ///
     /// # Errors
     /// The packet thread is gone.
@@ -101,6 +107,31 @@ impl DriverHandle {
         self.send(Command::RelayToken(token))
     }
 
+    /// Says that links, addresses or routes may have changed, and which addresses there are now, with
+    /// the data socket's port.
+    ///
+    /// # Errors
+    /// The packet thread is gone.
+    pub fn network_changed(&self, interfaces: Vec<Interface>) -> Result<(), Unavailable> {
+        self.send(Command::Network(interfaces))
+    }
+
+    /// Says after how many hops a packet has left the NATs of this site.
+    ///
+    /// # Errors
+    /// The packet thread is gone.
+    pub fn set_opening_hops(&self, hops: u8) -> Result<(), Unavailable> {
+        self.send(Command::OpeningHops(hops))
+    }
+
+    /// Says which outside addresses gateways lead to the data socket.
+    ///
+    /// # Errors
+    /// The packet thread is gone.
+    pub fn set_mapped(&self, mapped: Vec<SocketAddr>) -> Result<(), Unavailable> {
+        self.send(Command::Mapped(mapped))
+    }
+
     pub(super) fn send(&self, command: Command) -> Result<(), Unavailable> {
         self.commands.send(command).map_err(|_| Unavailable)?;
         // A full counter means that the thread has been woken already.
@@ -130,6 +161,9 @@ impl Driver {
                 Ok(Command::Release(peer)) => self.release(&peer),
                 Ok(Command::RelayToken(token)) => self.set_relay_token(token),
                 Ok(Command::CutRevoked(clusters)) => self.cut_revoked(&clusters),
+                Ok(Command::Network(interfaces)) => self.network_changed(interfaces),
+                Ok(Command::OpeningHops(hops)) => self.opening_hops = hops,
+                Ok(Command::Mapped(mapped)) => self.mappings_changed(mapped),
                 Ok(Command::Inspect(question)) => self.answer(question),
                 Ok(Command::Shutdown) | Err(TryRecvError::Disconnected) => {
                     self.stopping = true;

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 use netmanager_core::peer::paths::{Path, RelayIndex};
+use netmanager_core::seal::OpenError;
 use netmanager_core::verdict::DropReason;
-use quinn_proto::{DatagramEvent, Incoming};
+use quinn_proto::{ConnectionEvent, DatagramEvent, Incoming};
 use weald_proto::frame::{FrameKind, Probe, RELAY_HEADER_LEN, RelayHeader};
 
 use super::Driver;
 use super::session::{Session, With};
-use crate::quic::{HALF_OPEN_MAX, HALF_OPEN_RETRY, Slot, destination_connection_id};
+use crate::quic::{self, HALF_OPEN_MAX, HALF_OPEN_RETRY, Slot, destination_connection_id};
 
 /// Calls for batches of datagrams before the TUN has its turn.
 const RECEIVE_ROUNDS: usize = 2;
@@ -34,6 +35,22 @@ impl Driver {
         }
     }
 
+    /// Reads what has come on the sockets of sprays.
+    pub(super) fn receive_extra(&mut self) {
+        for key in self.io.extra.ready() {
+            let Some(socket) = self.io.extra.socket(key) else {
+                continue;
+            };
+            let Ok(count) = socket.receive(&mut self.receive_buffers) else {
+                continue;
+            };
+            self.arrived_on = Some(key);
+            self.handle_batches(count);
+            self.arrived_on = None;
+            self.take_in_touched();
+        }
+    }
+
     fn handle_batches(&mut self, count: usize) {
         for index in 0..count {
             let Some((from, mut batch, stride)) = self.receive_buffers.take_datagrams(index) else {
@@ -45,6 +62,13 @@ impl Driver {
                 self.counters.count(DropReason::UnknownFrame);
             }
             while !batch.is_empty() {
+                let fast = fast_len(&batch, stride);
+                if fast > 0 {
+                    self.io.traffic.socket_in_datagrams += fast.div_ceil(stride) as u64;
+                    let mut frames = batch.split_to(fast);
+                    self.handle_fast(Path::Direct(from), &mut frames, stride);
+                    continue;
+                }
                 let datagram = batch.split_to(stride.min(batch.len()));
                 self.io.traffic.socket_in_datagrams += 1;
                 self.handle_datagram(from, datagram);
@@ -52,12 +76,21 @@ impl Driver {
         }
     }
 
-    fn handle_datagram(&mut self, from: SocketAddr, datagram: BytesMut) {
+    pub(super) fn handle_datagram(&mut self, from: SocketAddr, datagram: BytesMut) {
         match FrameKind::of(&datagram) {
             FrameKind::Quic => self.handle_quic(Path::Direct(from), datagram),
             FrameKind::Probe => self.handle_probe(Path::Direct(from), datagram),
             FrameKind::RelayData => self.handle_relay_frame(from, datagram),
-            FrameKind::Unknown => self.counters.count(DropReason::UnknownFrame),
+            FrameKind::Fast => {
+                let len = datagram.len();
+                self.handle_fast(Path::Direct(from), &mut { datagram }, len);
+            }
+            // Questions are for relays.
+            FrameKind::RelayQuestion | FrameKind::RelayKnock | FrameKind::Unknown => {
+                if !self.handle_knocked(from, &datagram) {
+                    self.counters.count(DropReason::UnknownFrame);
+                }
+            }
         }
     }
 
@@ -77,11 +110,12 @@ impl Driver {
             self.counters.count(DropReason::FrameUnauthenticated);
             return;
         };
-        if keys.opener.open(&mut frame, RelayHeader::TAG).is_err() {
-            self.counters.count(DropReason::FrameUnauthenticated);
+        if let Err(error) = keys.opener.open(&mut frame, RelayHeader::TAG) {
+            self.counters.count(reason_of(error));
             return;
         }
-        let packet = frame.split_off(RELAY_HEADER_LEN);
+        self.heard_relay(index);
+        let mut packet = frame.split_off(RELAY_HEADER_LEN);
         let path = Path::Relay {
             relay: index,
             peer: header.peer,
@@ -89,7 +123,14 @@ impl Driver {
         match FrameKind::of(&packet) {
             FrameKind::Quic => self.handle_quic(path, packet),
             FrameKind::Probe => self.handle_probe(path, packet),
-            FrameKind::RelayData | FrameKind::Unknown => {
+            FrameKind::Fast => {
+                let len = packet.len();
+                self.handle_fast(path, &mut packet, len);
+            }
+            FrameKind::RelayData
+            | FrameKind::RelayQuestion
+            | FrameKind::RelayKnock
+            | FrameKind::Unknown => {
                 self.counters.count(DropReason::UnknownFrame);
             }
         }
@@ -105,18 +146,52 @@ impl Driver {
         match event {
             Some(DatagramEvent::NewConnection(incoming)) => self.accept(incoming, from),
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                let Some(slot) = self.sessions.of_handle(handle) else {
-                    return;
-                };
-                if let Some(session) = self.sessions.of_mut(slot) {
-                    session.note_answer(from);
-                    session.connection.handle_event(event);
-                    self.touched.insert(slot);
+                if let Some(slot) = self.sessions.of_handle(handle) {
+                    if let Some(With::Relay(relay)) = self.sessions.of(slot).map(|it| it.with) {
+                        self.heard_relay(relay);
+                    }
+                    self.take_packet(slot, from, event);
                 }
             }
             Some(DatagramEvent::Response(transmit)) => self.respond(from, transmit.size),
             None => self.counters.count(DropReason::QuicUnknown),
         }
+    }
+
+    /// Hands a packet to its connection, and notes which way it has come. Where an authentic one
+    /// has come from that nobody knew, the peer's NAT has moved it: that is a way to it.
+    fn take_packet(&mut self, slot: Slot, from: Path, event: ConnectionEvent) {
+        let home = self.home_of(slot);
+        let paths = home.and_then(|home| self.sessions.of(home));
+        let is_new = paths.is_some_and(|session| !session.paths.knows(from));
+        let Some(session) = self.sessions.of_mut(slot) else {
+            return;
+        };
+        session.note_answer(from);
+        let before = is_new.then(|| frames_taken(session));
+        session.connection.handle_event(event);
+        let is_authentic = before.is_some_and(|before| frames_taken(session) != before);
+        self.touched.insert(slot);
+        let Some((home, session)) = home.and_then(|at| Some((at, self.sessions.of_mut(at)?)))
+        else {
+            return;
+        };
+        if is_authentic {
+            session.paths.add_learned(from, self.now);
+            self.touched.insert(home);
+        }
+        session.paths.note_packet(from, self.now);
+    }
+
+    /// The session whose paths the packets of this one go over, once it is up: that with the peer.
+    fn home_of(&self, slot: Slot) -> Option<Slot> {
+        let home = match self.sessions.of(slot)?.with {
+            With::Peer(_) => slot,
+            With::Lane(peer) => self.peers.get(&peer)?.session?,
+            With::Stranger | With::Relay(_) | With::Cluster | With::Agreement(_) => return None,
+        };
+        let is_up = self.sessions.of(home)?.established.is_some();
+        is_up.then_some(home)
     }
 
     /// Sends what quinn-proto wrote into the scratch buffer back to where its cause came from.
@@ -169,10 +244,14 @@ impl Driver {
         };
         let virtual_address = incoming.remote_address();
         let initial_id = incoming.orig_dst_cid().to_vec();
+        let server = quic::lane_server_for(&initial_id, &self.lane_server);
+        let is_lane = server.is_some();
+        let agreement = self.fast.server_for(&initial_id);
+        let is_agreement = agreement.is_some();
         self.current_slot.set(slot);
         match self
             .endpoint
-            .accept(incoming, self.now, &mut self.scratch, None)
+            .accept(incoming, self.now, &mut self.scratch, server.or(agreement))
         {
             Ok((handle, connection)) => {
                 let seed = self.next_seed();
@@ -185,6 +264,10 @@ impl Driver {
                     (seed, self.now),
                 );
                 session.path = Some(from);
+                if is_lane {
+                    session.be_lane(Some(from));
+                }
+                session.is_agreement = is_agreement;
                 session.initial_id = Some(initial_id);
                 self.sessions.insert(slot, session);
                 self.touched.insert(slot);
@@ -213,13 +296,19 @@ impl Driver {
         let Some(keys) = &mut session.probes else {
             return;
         };
-        if keys.opener.open(&mut frame, Probe::TAG).is_err() {
-            self.counters.count(DropReason::FrameUnauthenticated);
+        if let Err(error) = keys.opener.open(&mut frame, Probe::TAG) {
+            self.counters.count(reason_of(error));
             return;
         }
+        if let (Some(arrived), Path::Direct(address)) = (self.arrived_on, from) {
+            self.io.extra.answer_from(address, arrived, slot);
+        }
+        // An authenticated frame makes its source a candidate.
+        session.paths.add_learned(from, self.now);
         if probe.reply {
             session.paths.handle_reply(from, probe.nonce, self.now);
         } else {
+            session.paths.note_probe(from, self.now);
             let observed = match from {
                 Path::Direct(address) => Some(address),
                 Path::Relay { .. } => None,
@@ -234,13 +323,36 @@ impl Driver {
             // As long as the request, so that padded probes measure both directions.
             let mut bytes = answer.encode(frame.len());
             if keys.sealer.seal(&mut bytes, Probe::TAG).is_ok() {
-                // An authenticated request makes its source a candidate.
-                session.paths.add(from, self.now);
                 let len = bytes.len();
                 self.send_on(from, &bytes, len);
             }
         }
         self.touched.insert(slot);
+    }
+
+    /// Hands out what there is of packets whose chunks have not all come.
+    pub(super) fn expire_chunks(&mut self, slot: Slot) {
+        let Self {
+            sessions,
+            plane,
+            io,
+            now,
+            counters,
+            ..
+        } = self;
+        let Some((peer, session)) = sessions.with_peer(slot) else {
+            return;
+        };
+        let mut forwards = Vec::new();
+        session
+            .reassembler
+            .handle_timeout(*now, &mut |vnet, packet| {
+                super::packets::take_from_peer(plane, io, &mut forwards, peer, vnet, packet, *now);
+            });
+        while let Some((reason, count)) = session.reassembler.poll_drop() {
+            counters.add(reason, count);
+        }
+        self.after_plane(forwards);
     }
 
     /// Where a relay with this index is, if it is known.
@@ -249,5 +361,25 @@ impl Driver {
             .iter()
             .find(|relay| relay.index == index)?
             .address()
+    }
+}
+
+/// Counts frames of packets that were authentic; those which come in any exchange of packets.
+fn frames_taken(session: &Session) -> u64 {
+    let frames = session.connection.stats().frame_rx;
+    frames.acks + frames.datagram + frames.ping + frames.stream
+}
+
+/// How many bytes at the start of a batch are frames of the fast lane.
+fn fast_len(batch: &[u8], stride: usize) -> usize {
+    let frames = batch.chunks(stride);
+    let fast = frames.take_while(|frame| FrameKind::of(frame) == FrameKind::Fast);
+    fast.map(<[u8]>::len).sum()
+}
+
+pub(super) const fn reason_of(error: OpenError) -> DropReason {
+    match error {
+        OpenError::Short | OpenError::Tag => DropReason::FrameUnauthenticated,
+        OpenError::Replayed => DropReason::FrameReplayed,
     }
 }

@@ -5,22 +5,27 @@ use std::time::Duration;
 use netmanager_core::balance::{Candidate, Family};
 use netmanager_core::flow::FlowView;
 use netmanager_core::peer::Reach;
+use netmanager_core::peer::carrier::Carrier;
 use netmanager_core::peer::paths::{Path, PathView};
 use netmanager_core::table::{Host, PeerId};
 use netmanager_core::verdict::DropReason;
 use weald_proto::name::Policy;
+use weald_proto::table::AcceptPolicy;
+
+mod direct;
+mod network;
 
 use super::Driver;
 use super::peers::PeerEntry;
 use super::relays::RelayEntry;
 use crate::api::inspect::{ExplainQuery, FlowFilter, Inspect, MAX_FLOWS_PER_ANSWER};
 use crate::api::report::{
-    CandidateReport, DropCounter, FlowReport, PacketStatus, PathCandidate, PathReport, PeerReport,
-    PolicyExplanation, RelayReport,
+    CandidateReport, DropCounter, FastReport, FlowReport, LaneCounter, PacketStatus, PathCandidate,
+    PathReport, PeerReport, PolicyExplanation, RelayReport,
 };
 
 impl Driver {
-    pub(super) fn answer(&self, question: Inspect) {
+    pub(super) fn answer(&mut self, question: Inspect) {
         match question {
             Inspect::Status(reply) => reply.send(self.packet_status()),
             Inspect::Peers(reply) => {
@@ -34,6 +39,11 @@ impl Driver {
             Inspect::Flows(filter, reply) => reply.send(self.flow_reports(&filter)),
             Inspect::Explain(query, reply) => reply.send(self.explain(&query)),
             Inspect::Counters(reply) => reply.send(self.drop_counters().collect()),
+            Inspect::Network(reply) => reply.send(Box::new(self.network_report())),
+            Inspect::Knock(query, reply) => {
+                let knock = self.sealed_knock(&query);
+                reply.send(knock);
+            }
         }
     }
 
@@ -52,12 +62,25 @@ impl Driver {
                 .map(|entry| self.relay_report(entry))
                 .collect(),
             refused_handshakes: self.refused_handshakes,
+            streams: self.lane.report(),
+            lanes: self.lane_counters(),
             traffic: self.io.traffic,
             drops: self
                 .drop_counters()
                 .filter(|counter| counter.packets > 0)
                 .collect(),
         }
+    }
+
+    fn lane_counters(&self) -> Vec<LaneCounter> {
+        let lanes = self.plane.lanes().iter();
+        lanes
+            .map(|((lane, reason), flows)| LaneCounter {
+                lane: lane.word().to_owned(),
+                reason: reason.word().to_owned(),
+                flows: *flows,
+            })
+            .collect()
     }
 
     fn drop_counters(&self) -> impl Iterator<Item = DropCounter> + '_ {
@@ -77,18 +100,15 @@ impl Driver {
     fn relay_report(&self, entry: &RelayEntry) -> RelayReport {
         let session = entry.session.and_then(|slot| self.sessions.of(slot));
         let established = session.filter(|session| session.established.is_some());
-        let state = match (entry.is_registered(), session) {
-            (true, _) => "up",
-            (false, Some(_)) => "connecting",
-            (false, None) => "down",
-        };
         RelayReport {
             relay: entry.id.to_string(),
             address: entry.address(),
-            state: state.to_owned(),
+            state: entry.state_word().to_owned(),
             rtt_us: established.map(|session| micros(session.connection.rtt())),
             observed_address: entry.observed,
             reason: entry.reason.clone(),
+            carrier: entry.carriers.in_use().word().to_owned(),
+            carrier_reason: entry.carriers.reason().word().to_owned(),
         }
     }
 
@@ -121,9 +141,20 @@ impl Driver {
             session_ms: entry
                 .since
                 .map(|since| millis(self.now.duration_since(since))),
+            mtu: session.map(|session| session.connection.current_mtu()),
+            direct: session.and_then(|session| self.direct_report(session)),
             candidates: views.iter().map(|view| self.path_candidate(view)).collect(),
             sent_bytes: entry.sent_bytes,
             received_bytes: entry.received_bytes,
+            fast_lane: self.fast.is_wanted().then(|| {
+                let counters = entry.fast.counters(self.now);
+                FastReport {
+                    up: counters.is_up,
+                    sent_frames: counters.sealed,
+                    received_frames: counters.opened,
+                    agreements: counters.agreements,
+                }
+            }),
         }
     }
 
@@ -143,6 +174,8 @@ impl Driver {
             path: self.path_report(Some(view.path)),
             state: state.to_owned(),
             rtt_us: view.last_rtt.map(micros),
+            probes_sent: view.sent,
+            probes_lost: view.lost,
         }
     }
 
@@ -152,9 +185,14 @@ impl Driver {
             Some(Path::Direct(address)) => PathReport::Direct { address },
             Some(Path::Relay { relay, .. }) => {
                 let entry = self.relays.iter().find(|entry| entry.index == relay);
-                PathReport::Relay {
-                    relay: entry.map_or_else(|| relay.0.to_string(), |entry| entry.id.to_string()),
-                    address: self.relay_address(relay),
+                let address = self.relay_address(relay);
+                let relay = entry.map_or_else(|| relay.0.to_string(), |it| it.id.to_string());
+                match entry.filter(|entry| entry.carriers.in_use() == Carrier::Tcp) {
+                    Some(entry) => PathReport::RelayTcp {
+                        relay,
+                        address: entry.tcp_address(),
+                    },
+                    None => PathReport::Relay { relay, address },
                 }
             }
         }
@@ -199,6 +237,7 @@ impl Driver {
             state: view.state.word().to_owned(),
             lane: view.lane.word().to_owned(),
             lane_reason: view.lane_reason.word().to_owned(),
+            accept: view.accept.map(|accept| accept_word(accept).to_owned()),
             path,
             rtt_us: active.and_then(|view| view.last_rtt).map(micros),
             age_ms: millis(view.age),
@@ -249,6 +288,13 @@ fn candidate_report(candidate: &Candidate) -> CandidateReport {
         min_rtt_us: candidate.min_rtt.map(micros),
         picked: candidate.picked,
         reason: candidate.reason.word().to_owned(),
+    }
+}
+
+const fn accept_word(accept: AcceptPolicy) -> &'static str {
+    match accept {
+        AcceptPolicy::Late => "late",
+        AcceptPolicy::Early => "early",
     }
 }
 

@@ -15,6 +15,10 @@ use super::io::Io;
 /// if all of them are super-packets.
 const TUN_ROUNDS: usize = 8;
 
+/// A packet of this many bytes is sent before the next one is read: it fills a call to the socket,
+/// and what is sent at once is still in the CPU's cache. Smaller ones wait for each other.
+const SENT_AT_ONCE: usize = 32 << 10;
+
 /// A packet that goes on to another peer than the one it came from.
 #[derive(Debug)]
 pub(super) struct Forwarded {
@@ -42,7 +46,8 @@ pub(super) fn take_from_peer(
                 packet: packet.to_vec(),
             });
         }
-        Verdict::Drop(_) | Verdict::Reject(_) => {}
+        // A connection that comes from a peer as packets goes on as packets.
+        Verdict::Stream(_) | Verdict::Await(_) | Verdict::Drop(_) | Verdict::Reject(_) => {}
     }
 }
 
@@ -53,7 +58,12 @@ impl Driver {
             let mut buffer = std::mem::take(&mut self.tun_buffer);
             let read = self.io.tun.recv(&mut buffer);
             match read {
-                Ok(len) => self.handle_tun(&mut buffer, len),
+                Ok(len) => {
+                    self.handle_tun(&mut buffer, len);
+                    if len >= SENT_AT_ONCE {
+                        self.drive_touched();
+                    }
+                }
                 Err(error) => {
                     if !matches!(
                         error.kind(),
@@ -81,10 +91,16 @@ impl Driver {
         };
         self.io.traffic.tun_in_packets += 1;
         self.io.traffic.tun_in_bytes += packet.len() as u64;
-        let vnet = VnetHeader::parse(header);
+        self.take_from_tun(VnetHeader::parse(header), packet);
+    }
+
+    /// Takes a packet that an instance or host program has sent through the packet path.
+    pub(super) fn take_from_tun(&mut self, vnet: VnetHeader, packet: &mut [u8]) {
         match self.plane.handle_tun(&vnet, packet, self.now) {
             Verdict::Deliver => self.io.deliver(&vnet, packet),
             Verdict::Forward(peer) => self.forward(peer, &vnet, packet),
+            Verdict::Stream(flow) => self.want_stream(flow, vnet, packet),
+            Verdict::Await(peer) => self.await_peer(peer, &vnet, packet),
             Verdict::Drop(reason) | Verdict::Reject(reason) => {
                 tracing::trace!(%reason, len = packet.len(), "dropped");
             }
@@ -108,6 +124,7 @@ impl Driver {
                 Target::Peer(peer) => self.forward(peer, &vnet, &packet),
             }
         }
+        self.keep_choices();
         let interests: Vec<PeerId> = self.plane.interests().collect();
         for peer in interests {
             self.want(peer);

@@ -1,13 +1,15 @@
 //! The peers of the table: who has a session, who is dialled, what waits for whom.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use netmanager_core::dataplane::{PeerState, Reachability};
+use netmanager_core::fast::lane::FastLane;
+use netmanager_core::lane::Refused;
 use netmanager_core::peer::paths::Path;
-use netmanager_core::peer::{Action, CONNECT_TIMEOUT, Loss, Peer, Reach};
+use netmanager_core::peer::punch::Searches;
+use netmanager_core::peer::{Action, Loss, Peer, Reach};
 use netmanager_core::table::PeerId;
 use netmanager_core::verdict::DropReason;
 use netmanager_core::vnet::VnetHeader;
@@ -16,17 +18,10 @@ use weald_trust::tls::PEER_ALPN;
 
 use super::Driver;
 use super::drive::CloseCode;
-use super::pool::BufferPool;
-use super::session::{MAX_FANOUT, With};
+use super::queue::Queue;
+use super::session::{MAX_FANOUT, Session, With};
 use crate::quic::{self, Slot};
 use crate::socket::is_dialable;
-
-/// Packets that wait for one peer; super-packets count as one.
-const MAX_QUEUED_PACKETS: usize = 512;
-/// Bytes that wait for one peer: 20 ms at 800 Mbit/s.
-const MAX_QUEUED_BYTES: usize = 2 << 20;
-/// How long packets wait for a session that is being made.
-const MAX_WAIT: Duration = CONNECT_TIMEOUT;
 
 /// How long a path on which somebody else answered is left alone: two sites often use the same
 /// private addresses.
@@ -45,69 +40,19 @@ pub(super) struct PeerEntry {
     /// Paths on which somebody else answered, and when.
     pub(super) refused: BTreeMap<Path, Instant>,
     pub(super) queue: Queue,
+    /// First packets of connections whose lane depends on the way to the peer.
+    pub(super) unmeasured: Queue,
     pub(super) since: Option<Instant>,
+    /// The searches for ports of the peer; they are not made often.
+    pub(super) searches: Searches,
     pub(super) last_failure: Option<String>,
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
+    /// The fast lane, if the configuration has it.
+    pub(super) fast: FastLane,
+    /// The last handshake that has given it keys, while its connection lasts.
+    pub(super) agreement: Option<Slot>,
     told: Option<PeerState>,
-}
-
-/// A packet that waits for its peer.
-#[derive(Debug)]
-pub(super) struct Parked {
-    pub(super) vnet: VnetHeader,
-    pub(super) packet: BytesMut,
-    since: Instant,
-}
-
-/// The packets that wait for one peer, bounded in number, bytes and time.
-#[derive(Debug, Default)]
-pub(super) struct Queue {
-    packets: VecDeque<Parked>,
-    bytes: usize,
-}
-
-impl Queue {
-    fn push(
-        &mut self,
-        pool: &mut BufferPool,
-        vnet: VnetHeader,
-        packet: &[u8],
-        now: Instant,
-    ) -> bool {
-        let fits = self.packets.len() < MAX_QUEUED_PACKETS
-            && self.bytes + packet.len() <= MAX_QUEUED_BYTES;
-        if fits {
-            self.bytes += packet.len();
-            let mut buffer = pool.take(packet.len());
-            buffer.extend_from_slice(packet);
-            self.packets.push_back(Parked {
-                vnet,
-                packet: buffer.split(),
-                since: now,
-            });
-            pool.put(buffer);
-        }
-        fits
-    }
-
-    pub(super) fn front(&self) -> Option<&Parked> {
-        self.packets.front()
-    }
-
-    pub(super) fn pop(&mut self) -> Option<Parked> {
-        let parked = self.packets.pop_front()?;
-        self.bytes -= parked.packet.len();
-        Some(parked)
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        self.front().map(|parked| parked.since + MAX_WAIT)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.packets.is_empty()
-    }
 }
 
 impl Driver {
@@ -123,7 +68,7 @@ impl Driver {
             let entry = self
                 .peers
                 .entry(*id)
-                .or_insert_with(|| PeerEntry::new(&me, &row.id));
+                .or_insert_with(|| PeerEntry::new(&me, &row.id, self.idle_teardown));
             let former = std::mem::replace(&mut entry.addresses, row.addresses.clone());
             entry.refused.clear();
             let withdrawn = former
@@ -144,6 +89,8 @@ impl Driver {
             .collect();
         for id in gone {
             self.forget_at_relays(id);
+            self.forget_lane_peer(id);
+            self.forget_fast(id);
             if let Some(entry) = self.peers.remove(&id) {
                 for slot in entry.session.into_iter().chain(entry.dialling) {
                     self.close(slot, CloseCode::UnknownNode);
@@ -152,11 +99,13 @@ impl Driver {
         }
         for (id, _) in rows {
             self.offer_paths(id);
+            self.tell_plane(id);
         }
     }
 
     /// Sends a packet to a peer, or lets it wait for a session.
     pub(super) fn forward(&mut self, peer: PeerId, vnet: &VnetHeader, packet: &[u8]) {
+        let is_fast = self.is_fast(peer, packet);
         let Some(entry) = self.peers.get_mut(&peer) else {
             self.counters.count(DropReason::PeerUnreachable);
             return;
@@ -164,7 +113,9 @@ impl Driver {
         let session = entry
             .session
             .and_then(|slot| Some((slot, self.sessions.of_mut(slot)?)));
-        if let Some((slot, session)) = session
+        if is_fast && entry.queue.is_empty() && self.io.is_writable() {
+            self.send_fast(peer, vnet, packet);
+        } else if let Some((slot, session)) = session.filter(|_| !is_fast)
             && entry.queue.is_empty()
             && super::transmit::has_room(&mut session.connection, packet.len())
         {
@@ -196,7 +147,9 @@ impl Driver {
             Some(Action::GiveUp) => self.give_up(peer),
             Some(Action::CloseIdle) => {
                 if let Some(slot) = self.peers.get_mut(&peer).and_then(PeerEntry::take_session) {
+                    self.forget_fast(peer);
                     self.close(slot, CloseCode::Idle);
+                    self.close_lane(peer, CloseCode::Idle);
                     self.remember_peers();
                 }
             }
@@ -256,6 +209,7 @@ impl Driver {
         }
         self.tell_plane(peer);
         self.drop_queue(peer);
+        self.refuse_all_waiting(peer, Refused::NoAnswer);
     }
 
     /// Drops what waits for a peer that cannot be reached; the packet path, which knows that it is
@@ -341,6 +295,7 @@ impl Driver {
             entry.since = None;
             tracing::info!(peer = %entry.node, why = reason, "session lost");
         }
+        let has_session = entry.session.is_some();
         let mut elsewhere = None;
         if entry.dialling == Some(slot) {
             entry.dialling = None;
@@ -351,9 +306,14 @@ impl Driver {
                 elsewhere = entry.machine.retry_elsewhere();
             }
         }
+        if !has_session {
+            self.forget_fast(peer);
+        }
+        let Some(entry) = self.peers.get_mut(&peer) else {
+            return;
+        };
         if was_ours {
             entry.last_failure = Some(reason.to_owned());
-            let has_session = entry.session.is_some();
             let refused = entry.refused.clone();
             let open = self
                 .candidates(peer)
@@ -370,11 +330,19 @@ impl Driver {
         }
     }
 
+    /// The datagram session with a peer.
+    pub(super) fn session_with(&self, peer: PeerId) -> Option<&Session> {
+        self.sessions.of(self.peers.get(&peer)?.session?)
+    }
+
     /// Tells the packet path how a peer is reached, if that has changed.
     pub(super) fn tell_plane(&mut self, peer: PeerId) {
         let Some(entry) = self.peers.get_mut(&peer) else {
             return;
         };
+        let loss_permille = (entry.session)
+            .and_then(|slot| self.sessions.of_mut(slot))
+            .and_then(Session::loss_permille);
         let session = entry.session.and_then(|slot| self.sessions.of(slot));
         let reachable = match entry.machine.reach() {
             Reach::Unknown => Reachability::Unknown,
@@ -382,11 +350,21 @@ impl Driver {
             Reach::Up => Reachability::Up,
             Reach::Down => Reachability::Down,
         };
-        let state = PeerState {
+        let min_rtt = session.and_then(|session| session.paths.min_rtt(self.now));
+        let relayed = session.and_then(|s| s.path).is_some_and(Path::is_relayed);
+        let handshake = session.filter(|_| min_rtt.is_none());
+        let mut state = PeerState {
             reachable,
-            min_rtt: session.and_then(|session| session.paths.min_rtt(self.now)),
-            relayed: session.and_then(|s| s.path).is_some_and(Path::is_relayed),
+            min_rtt,
+            estimated_rtt: handshake.map(|session| session.connection.rtt()),
+            relayed,
+            loss_permille,
+            measuring: false,
         };
+        state.measuring = entry.is_measuring(&state, self.now);
+        if !state.measuring && !entry.unmeasured.is_empty() {
+            self.measured.insert(peer);
+        }
         if entry.told != Some(state) {
             entry.told = Some(state);
             self.plane.set_peer(peer, state, self.now);
@@ -412,6 +390,12 @@ impl Driver {
             if entry.queue.deadline().is_some_and(|at| at <= self.now) && entry.session.is_none() {
                 self.drop_queue(peer);
             }
+            let Some(entry) = self.peers.get(&peer) else {
+                continue;
+            };
+            if entry.unmeasured_deadline().is_some_and(|at| at <= self.now) {
+                self.tell_plane(peer);
+            }
         }
     }
 
@@ -422,7 +406,10 @@ impl Driver {
             .filter_map(|entry| entry.machine.poll_timeout());
         let waiting = self.peers.values().filter(|entry| entry.session.is_none());
         let queues = waiting.filter_map(|entry| entry.queue.deadline());
-        machines.map(|(at, _)| at).chain(queues).min()
+        let entries = self.peers.values();
+        let unmeasured = entries.filter_map(PeerEntry::unmeasured_deadline);
+        let machines = machines.map(|(at, _)| at);
+        machines.chain(queues).chain(unmeasured).min()
     }
 
     pub(super) fn name_of(&self, peer: PeerId) -> String {
@@ -438,20 +425,24 @@ impl PeerEntry {
         self.session.take()
     }
 
-    fn new(me: &NodeId, node: &NodeId) -> Self {
+    fn new(me: &NodeId, node: &NodeId, teardown: Duration) -> Self {
         Self {
             node: node.clone(),
             addresses: Vec::new(),
-            machine: Peer::new(me < node),
+            machine: Peer::new(me < node).torn_down_after(teardown),
             session: None,
             dialling: None,
             dial_pending: false,
             refused: BTreeMap::new(),
             queue: Queue::default(),
+            unmeasured: Queue::default(),
             since: None,
+            searches: Searches::default(),
             last_failure: None,
             sent_bytes: 0,
             received_bytes: 0,
+            fast: FastLane::default(),
+            agreement: None,
             told: None,
         }
     }

@@ -3,10 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use netmanager_core::peer::carrier::{Carrier, Carriers};
 use netmanager_core::peer::paths::{Path, RelayIndex};
 use netmanager_core::peer::relay_link::RelayLink;
 use netmanager_core::seal::{Opener, Sealer};
 use netmanager_core::table::PeerId;
+use weald_proto::datagram::DEFAULT_TCP_PORT;
+use weald_proto::frame::TAG_LEN;
 use weald_proto::id::{Identity, RelayId};
 use weald_proto::relay::ALPN;
 
@@ -33,6 +36,8 @@ pub(super) struct RelayEntry {
     pub(super) index: RelayIndex,
     pub(super) id: RelayId,
     addresses: Vec<SocketAddr>,
+    /// Where it is reached over TCP; empty means the usual port.
+    tcp_addresses: Vec<SocketAddr>,
     /// Which of the addresses is tried or used.
     turn: usize,
     pub(super) session: Option<Slot>,
@@ -40,8 +45,13 @@ pub(super) struct RelayEntry {
     keys: Option<LinkKeys>,
     link_id: Option<u32>,
     pub(super) observed: Option<SocketAddr>,
+    /// The relay's port at which it tells what it sees there.
+    observe_port: Option<u16>,
     retry_at: Option<Instant>,
     failures: u32,
+    pub(super) carriers: Carriers,
+    /// The tag of the last knock, until it is answered.
+    pub(super) knock: Option<[u8; TAG_LEN]>,
     pub(super) reason: Option<String>,
 }
 
@@ -58,6 +68,22 @@ impl RelayEntry {
         self.addresses
             .get(self.turn % self.addresses.len().max(1))
             .copied()
+    }
+
+    /// Where it is tried over TCP.
+    pub(super) fn tcp_address(&self) -> Option<SocketAddr> {
+        let usual = self
+            .address()
+            .map(|at| SocketAddr::new(at.ip(), DEFAULT_TCP_PORT));
+        let named = self.turn % self.tcp_addresses.len().max(1);
+        self.tcp_addresses.get(named).copied().or(usual)
+    }
+
+    /// Where the relay tells what it sees, if it does: at its own port and at another one.
+    pub(super) fn observers(&self) -> impl Iterator<Item = SocketAddr> + use<> {
+        let both = self.address().zip(self.observe_port);
+        let both = both.map(|(at, second)| [at, SocketAddr::new(at.ip(), second)]);
+        both.into_iter().flatten()
     }
 
     /// The keys of data frames with this link id.
@@ -82,6 +108,25 @@ impl RelayEntry {
         })
     }
 
+    /// All of its addresses.
+    pub(super) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The relay's port at which it tells what it sees there.
+    pub(super) const fn observe_port(&self) -> Option<u16> {
+        self.observe_port
+    }
+
+    /// How it is, in a word that stands in JSON.
+    pub(super) const fn state_word(&self) -> &'static str {
+        match (self.is_registered(), self.session) {
+            (true, _) => "up",
+            (false, Some(_)) => "connecting",
+            (false, None) => "down",
+        }
+    }
+
     /// Whether data frames can be sent.
     pub(super) const fn is_registered(&self) -> bool {
         self.link_id.is_some()
@@ -92,6 +137,8 @@ impl RelayEntry {
         self.link = None;
         self.keys = None;
         self.link_id = None;
+        self.knock = None;
+        self.carriers.handle_forgotten();
     }
 }
 
@@ -111,21 +158,31 @@ impl Driver {
             .filter(|entry| !rows.iter().any(|row| row.id == entry.id))
             .map(|entry| entry.index)
             .collect();
+        let left = self
+            .relays
+            .iter()
+            .filter(|entry| gone.contains(&entry.index));
+        let mut left: Vec<SocketAddr> = left.flat_map(RelayEntry::observers).collect();
         for index in gone {
             self.drop_relay(index, "not in the table any more");
+            self.io.tunnels.close(index);
             self.relays.retain(|entry| entry.index != index);
         }
         let mut moved = Vec::new();
         for row in rows {
             if let Some(entry) = self.relays.iter_mut().find(|entry| entry.id == row.id) {
+                entry.tcp_addresses = row.tcp_addresses;
                 if entry.addresses != row.addresses {
-                    let used = entry.address();
+                    let (used, observers) = (entry.address(), entry.observers());
                     entry.addresses = row.addresses;
                     entry.turn = 0;
                     let still = entry.addresses.iter().position(|at| Some(*at) == used);
                     match still {
                         Some(at) => entry.turn = at,
-                        None => moved.push(entry.index),
+                        None => {
+                            moved.push(entry.index);
+                            left.extend(observers);
+                        }
                     }
                 }
                 continue;
@@ -136,23 +193,37 @@ impl Driver {
                 index,
                 id: row.id,
                 addresses: row.addresses,
+                tcp_addresses: row.tcp_addresses,
                 turn: 0,
                 session: None,
                 link: None,
                 keys: None,
                 link_id: None,
                 observed: None,
+                observe_port: None,
                 retry_at: Some(self.now),
                 failures: 0,
+                carriers: Carriers::default(),
+                knock: None,
                 reason: None,
             });
         }
         for index in moved {
             self.drop_relay(index, "its address has changed");
+            self.io.tunnels.close(index);
             if let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) {
                 entry.turn = 0;
+                entry.carriers = Carriers::default();
                 entry.retry_at = Some(self.now);
             }
+        }
+        // Nobody will say again what they saw.
+        let mut is_news = false;
+        for observer in left {
+            is_news |= self.surroundings.forget_observer(observer);
+        }
+        if is_news {
+            self.tell_surroundings();
         }
     }
 
@@ -164,7 +235,7 @@ impl Driver {
             .or_else(|| self.credentials.relay_token())
     }
 
-    fn dial_relay(&mut self, index: RelayIndex) {
+    pub(super) fn dial_relay(&mut self, index: RelayIndex) {
         let has_token = self.relay_token().is_some();
         let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
             return;
@@ -194,6 +265,7 @@ impl Driver {
         match dialled {
             Ok(slot) => {
                 entry.session = Some(slot);
+                entry.carriers.handle_asked(self.now);
                 entry.retry_at = Some(self.now + ANSWER_TIMEOUT);
             }
             Err(error) => entry.reason = Some(error.to_string()),
@@ -216,6 +288,9 @@ impl Driver {
             tracing::info!(relay = %entry.id, why = reason, "relay lost");
         }
         let slot = entry.session;
+        for observer in entry.observers() {
+            self.surroundings.lose_observer(observer, self.now);
+        }
         entry.forget_session();
         entry
             .reason
@@ -226,7 +301,9 @@ impl Driver {
             .min(RETRY_MAX);
         entry.retry_at = Some(self.now + pause);
         entry.failures = entry.failures.saturating_add(1);
-        entry.turn = entry.turn.wrapping_add(1);
+        if entry.carriers.in_use() == Carrier::Udp {
+            entry.turn = entry.turn.wrapping_add(1);
+        }
         self.withdraw_paths(|path| matches!(path, Path::Relay { relay, .. } if relay == index));
         if let Some(slot) = slot {
             self.close(slot, CloseCode::Shutdown);
@@ -236,14 +313,22 @@ impl Driver {
     /// Packets through a relay do not come back: make it show whether it still knows this node. One
     /// that has restarted answers with a stateless reset.
     pub(super) fn doubt_relay(&mut self, index: RelayIndex) {
-        let entry = self.relays.iter().find(|entry| entry.index == index);
-        let Some(slot) = entry.and_then(|entry| entry.session) else {
+        let now = self.now;
+        let Some(entry) = self.relay_mut(index) else {
             return;
         };
+        let Some(slot) = entry.session else {
+            return;
+        };
+        entry.carriers.handle_asked(now);
         if let Some(session) = self.sessions.of_mut(slot) {
             session.connection.ping();
             self.touched.insert(slot);
         }
+    }
+
+    pub(super) fn relay_mut(&mut self, index: RelayIndex) -> Option<&mut RelayEntry> {
+        self.relays.iter_mut().find(|entry| entry.index == index)
     }
 
     /// Forgets a peer that is in the table no more.
@@ -259,17 +344,20 @@ impl Driver {
 
     /// Asks every relay how the peer is reached.
     pub(super) fn ask_relays(&mut self, peer: PeerId) {
+        let relays: Vec<RelayIndex> = self.relays.iter().map(|entry| entry.index).collect();
+        for index in relays {
+            self.ask_relay(index, peer);
+        }
+    }
+
+    /// Asks one relay how the peer is reached.
+    fn ask_relay(&mut self, index: RelayIndex, peer: PeerId) {
         let Some(node) = self.peers.get(&peer).map(|entry| entry.node.clone()) else {
             return;
         };
-        let mut asked = Vec::new();
-        for entry in &mut self.relays {
-            if let Some(link) = entry.link.as_mut() {
-                link.want(peer, &node, self.now);
-                asked.push(entry.index);
-            }
-        }
-        for index in asked {
+        let entry = self.relays.iter_mut().find(|entry| entry.index == index);
+        if let Some(link) = entry.and_then(|entry| entry.link.as_mut()) {
+            link.want(peer, &node, self.now);
             self.drive_relay(index);
         }
     }

@@ -5,15 +5,20 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use netmanager_core::chunk::{Chunker, Reassembler, ReassemblyLimits};
+use netmanager_core::congestion::TokenBucket;
 use netmanager_core::peer::CONNECT_TIMEOUT;
+use netmanager_core::peer::loss::LossMeter;
 use netmanager_core::peer::paths::{Path, Paths, RelayIndex};
+use netmanager_core::peer::punch::Punch;
 use netmanager_core::seal::{Opener, SealKey, Sealer};
 use netmanager_core::table::PeerId;
 use quinn_proto::{Connection, ConnectionHandle, StreamId};
+use weald_proto::frame::Probe;
 use weald_proto::stream::Deframer;
 use weald_trust::tls;
 
 use crate::quic::Slot;
+use crate::quic::control::pacing_rate;
 
 /// Paths that a handshake is tried on at once.
 pub(super) const MAX_FANOUT: usize = 8;
@@ -33,6 +38,10 @@ pub(super) enum With {
     Relay(RelayIndex),
     /// The own cluster.
     Cluster,
+    /// Another node, for streams of the L4 lane.
+    Lane(PeerId),
+    /// Another node, for keys of the fast lane.
+    Agreement(PeerId),
 }
 
 /// One QUIC connection and what belongs to it.
@@ -54,7 +63,10 @@ pub(super) struct Session {
     pub(super) fanout: Vec<Path>,
     first_flight: VecDeque<Vec<u8>>,
     pub(super) paths: Paths,
+    pub(super) loss: LossMeter,
     pub(super) probes: Option<ProbeKeys>,
+    /// Attempts to reach the peer directly, once the session is up.
+    pub(super) punch: Option<Punch>,
     pub(super) chunker: Chunker,
     pub(super) reassembler: Reassembler,
     /// The stream that this node has opened: to a relay or to the cluster, or to show a peer what
@@ -70,9 +82,26 @@ pub(super) struct Session {
     pub(super) held_until: Option<Instant>,
     /// The destination id of the first Initial of an incoming session, while it is half open.
     pub(super) initial_id: Option<Vec<u8>>,
+    /// Whether this is a handshake for keys of the fast lane, and nothing else.
+    pub(super) is_agreement: bool,
+    /// When the next packets may leave; sessions of the L4 lane only.
+    pub(super) pacer: Option<TokenBucket>,
+    /// Frames of streams that have left.
+    paced_frames: u64,
+    /// Until when they wait.
+    pub(super) paced_until: Option<Instant>,
 }
 
 impl Session {
+    /// Thousandths of the packets that were lost lately on the path in use, by QUIC's own count and
+    /// by that of the probes; none if neither has seen enough.
+    pub(super) fn loss_permille(&mut self) -> Option<u16> {
+        let stats = self.connection.stats().path;
+        self.loss
+            .note(self.path, stats.sent_packets, stats.lost_packets);
+        self.loss.permille().max(self.paths.probe_loss_permille())
+    }
+
     pub(super) fn new(
         handle: ConnectionHandle,
         connection: Connection,
@@ -94,7 +123,9 @@ impl Session {
             fanout: Vec::new(),
             first_flight: VecDeque::new(),
             paths: Paths::new(seed),
+            loss: LossMeter::default(),
             probes: None,
+            punch: None,
             chunker: Chunker::default(),
             reassembler: Reassembler::new(ReassemblyLimits::default()),
             stream: None,
@@ -103,7 +134,17 @@ impl Session {
             deframer: Deframer::new(MAX_SHOWN_LEN),
             held_until: None,
             initial_id: None,
+            is_agreement: false,
+            pacer: None,
+            paced_frames: 0,
+            paced_until: None,
         }
+    }
+
+    /// Makes this a session of the L4 lane, on the path of its peer's other session.
+    pub(super) fn be_lane(&mut self, path: Option<Path>) {
+        self.path = path;
+        self.pacer = Some(TokenBucket::new(self.born));
     }
 
     /// When the session is closed if nothing else happens: a superseded one when it retires, an
@@ -126,6 +167,35 @@ impl Session {
             self.path = Some(from);
             self.fanout.clear();
             self.first_flight.clear();
+        }
+    }
+
+    /// How many segments may leave now, of so many; none if all must wait.
+    pub(super) fn pace(&mut self, segments: usize, now: Instant) -> Option<usize> {
+        let Some(pacer) = &mut self.pacer else {
+            return Some(segments);
+        };
+        let rate = pacing_rate(&self.connection)?;
+        let budget = pacer.budget(rate, now);
+        if budget == 0 {
+            self.paced_until = Some(pacer.ready_at(rate));
+            return None;
+        }
+        let mtu = u64::from(self.connection.current_mtu());
+        let allowed = usize::try_from(budget.div_ceil(mtu)).unwrap_or(usize::MAX);
+        Some(segments.min(allowed))
+    }
+
+    /// Takes note of what has left. Only what carries bytes of streams is charged for: whoever
+    /// receives knows nothing of the path's rate, and acknowledgements that waited for their turn
+    /// would hold the other end back.
+    pub(super) fn spend(&mut self, bytes: usize) {
+        if let Some(pacer) = &mut self.pacer {
+            let frames = self.connection.stats().frame_tx.stream;
+            if frames != self.paced_frames {
+                self.paced_frames = frames;
+                pacer.spend(bytes as u64);
+            }
         }
     }
 
@@ -256,7 +326,11 @@ impl Sessions {
         let session = self.of_mut(slot)?;
         match session.with {
             With::Peer(peer) => Some((peer, session)),
-            With::Stranger | With::Relay(_) | With::Cluster => None,
+            With::Stranger
+            | With::Relay(_)
+            | With::Cluster
+            | With::Lane(_)
+            | With::Agreement(_) => None,
         }
     }
 
@@ -274,27 +348,46 @@ impl Sessions {
 
     /// The session whose packets go over `path`, if any: a stateless reset may be for it.
     pub(super) fn on_path(&self, path: Path) -> Option<&Session> {
-        self.slots
-            .iter()
-            .flatten()
-            .find(|session| session.path == Some(path) && !session.connection.is_closed())
+        self.slots.iter().flatten().find(|session| {
+            // Those of the lanes share their paths and end by silence.
+            let own = session.pacer.is_none() && !session.is_agreement;
+            own && session.path == Some(path) && !session.connection.is_closed()
+        })
     }
 
     /// Notes that a handshake is complete: probes are recognised, Initials are no more.
     pub(super) fn establish(&mut self, slot: Slot, keys: ProbeKeys, now: Instant) {
         self.by_probe_id.insert(keys.our_id, slot);
-        let Some(session) = self
-            .slots
-            .get_mut(usize::from(slot.0))
-            .and_then(Option::as_mut)
-        else {
+        if let Some(session) = self.of_mut(slot) {
+            session.probes = Some(keys);
+        }
+        self.settle(slot, now);
+    }
+
+    /// Notes that the handshake of a session without probes is complete.
+    pub(super) fn settle(&mut self, slot: Slot, now: Instant) {
+        let Some(session) = self.of_mut(slot) else {
             return;
         };
-        session.probes = Some(keys);
         session.established = Some(now);
         if let Some(id) = session.initial_id.take() {
             self.by_initial_id.remove(&id);
         }
+    }
+
+    /// A probe of the session in `slot`, ready to be sent; none while it has no keys for probes.
+    pub(super) fn sealed_probe(&mut self, slot: Slot, nonce: u64) -> Option<Vec<u8>> {
+        let keys = self.of_mut(slot)?.probes.as_mut()?;
+        let probe = Probe {
+            reply: false,
+            session: keys.their_id,
+            counter: 0,
+            nonce,
+            observed: None,
+        };
+        let mut bytes = probe.encode(0);
+        keys.sealer.seal(&mut bytes, Probe::TAG).ok()?;
+        Some(bytes)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Session)> {
@@ -315,12 +408,18 @@ impl Sessions {
                 let paths = session
                     .established
                     .and_then(|_| session.paths.poll_timeout());
+                let punch = session.punch.as_ref().and_then(Punch::poll_timeout);
                 let chunks = session.reassembler.poll_timeout();
                 let closing = session.closing_deadline();
-                let held = session.held_until;
+                let held = session
+                    .held_until
+                    .into_iter()
+                    .chain(session.paced_until)
+                    .min();
                 [
                     session.connection.poll_timeout(),
                     paths,
+                    punch,
                     chunks,
                     closing,
                     held,

@@ -1,10 +1,10 @@
 //! What nodes show each other at the start of a session: whose they are, and what they may send
 //! from. Judging it is the daemon's thread's.
 //!
-//! Only nodes with a cluster do. Each opens one unidirectional stream. Packets of a new session
-//! wait until what the peer shows has been judged, for a moment at most, so that the first of a
-//! flow is not refused and sent again a second later. A node that the table does not have is a
-//! guest: its session waits for a table that has it.
+//! Each opens one unidirectional stream; without a cluster only [`super::punching`] uses it. Packets
+//! of a new session wait until what the peer shows has been judged, for a moment at most, so that
+//! the first of a flow is not refused and sent again a second later. A node that the table does not
+//! have is a guest: its session waits for a table that has it.
 
 use std::time::{Duration, Instant};
 
@@ -31,13 +31,11 @@ const MAX_GUESTS: usize = 64;
 impl Driver {
     /// Shows a new peer what this node has.
     pub(super) fn begin_showing(&mut self, slot: Slot) {
-        if self.cluster.is_none() {
-            return;
-        }
+        let has_cluster = self.cluster.is_some();
         let Some(session) = self.sessions.of_mut(slot) else {
             return;
         };
-        session.held_until = Some(self.now + MAX_HOLD);
+        session.held_until = has_cluster.then(|| self.now + MAX_HOLD);
         session.stream = session.connection.streams().open(Dir::Uni);
         let shown = std::mem::take(&mut self.shown);
         session.say(&shown);
@@ -63,10 +61,14 @@ impl Driver {
         }
     }
 
-    /// Says something to one peer, if there is a session.
+    /// Says something to one peer. Without a session it is not said, but one is made.
     pub(super) fn tell_peer(&mut self, node: &NodeId, message: &[u8]) {
-        let entry = self.peers.values().find(|entry| entry.node == *node);
-        let Some(slot) = entry.and_then(|entry| entry.session) else {
+        let found = self.peers.iter().find(|(_, entry)| entry.node == *node);
+        let Some((peer, session)) = found.map(|(peer, entry)| (*peer, entry.session)) else {
+            return;
+        };
+        let Some(slot) = session else {
+            self.want(peer);
             return;
         };
         if let Some(session) = self.sessions.of_mut(slot) {
@@ -96,6 +98,11 @@ impl Driver {
         };
         for message in heard.messages {
             match PeerToPeer::decode(&message) {
+                Ok(
+                    message @ (PeerToPeer::Candidates { .. }
+                    | PeerToPeer::Punch { .. }
+                    | PeerToPeer::PunchOpened { .. }),
+                ) => self.hear_punch(slot, &message),
                 Ok(message) => (self.heard)(Heard::Peer(node.clone(), Box::new(message))),
                 Err(error) => tracing::debug!(peer = %node, %error, "not understood"),
             }
@@ -149,7 +156,8 @@ impl Driver {
                 With::Peer(peer) => self.handle_peer_lost(slot, peer, Loss::Unforeseen, "revoked"),
                 With::Relay(relay) => self.handle_relay_lost(slot, relay, "revoked"),
                 With::Cluster => self.handle_cluster_lost(slot, "revoked"),
-                With::Stranger => {}
+                // Closing it has told the lane.
+                With::Stranger | With::Lane(_) | With::Agreement(_) => {}
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Outwards: queued packets into QUIC, QUIC's packets onto paths.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use netmanager_core::peer::paths::Path;
 use netmanager_core::table::PeerId;
@@ -10,9 +11,10 @@ use quinn_proto::Connection;
 use weald_proto::frame::{RELAY_HEADER_LEN, RelayHeader};
 
 use super::Driver;
+use super::fast::is_tcp;
 use super::peers::PeerEntry;
 use super::pool::BufferPool;
-use super::session::{Session, Sessions};
+use super::session::{Session, Sessions, With};
 use crate::quic::Slot;
 use crate::socket::MAX_BATCH_BYTES;
 
@@ -30,12 +32,16 @@ impl Driver {
                 .max_segments()
                 .min(MAX_BATCH_BYTES / mtu)
                 .max(1);
+            let Some(segments) = session.pace(segments, self.now) else {
+                break;
+            };
             let mut batch = std::mem::take(&mut self.batch);
             batch.clear();
             let transmit = session
                 .connection
                 .poll_transmit(self.now, segments, &mut batch);
             if let Some(transmit) = &transmit {
+                session.spend(transmit.size);
                 let bytes = batch.get(..transmit.size).unwrap_or_default();
                 let segment_size = transmit.segment_size.unwrap_or(transmit.size);
                 self.send_of(slot, bytes, segment_size);
@@ -48,15 +54,34 @@ impl Driver {
         self.pass_endpoint_events(slot);
     }
 
-    /// Sends a session's packets over its path, or over all of them while a dial is unanswered.
+    /// Sends a session's packets over its path, and over a second one while that is uncertain; over
+    /// all of them while a dial is unanswered.
     fn send_of(&mut self, slot: Slot, bytes: &[u8], segment_size: usize) {
         let Some(session) = self.sessions.of_mut(slot) else {
             return;
         };
-        if let Some(path) = session.path {
+        let own = session.path;
+        let (path, second) = match session.with {
+            With::Agreement(peer) => (self.path_of(peer).or(own), None),
+            // The path is the business of the peer's datagram session.
+            With::Lane(peer) => {
+                let session = self.session_with(peer);
+                let second = session.and_then(|session| session.paths.second(self.now));
+                (session.and_then(|session| session.path).or(own), second)
+            }
+            With::Peer(_) => (own, session.paths.second(self.now)),
+            With::Stranger | With::Relay(_) | With::Cluster => (own, None),
+        };
+        if let Some(path) = path {
             self.send_on(path, bytes, segment_size);
+            if let Some(second) = second.filter(|second| *second != path) {
+                self.send_on(second, bytes, segment_size);
+            }
             return;
         }
+        let Some(session) = self.sessions.of_mut(slot) else {
+            return;
+        };
         session.keep_first_flight(bytes, segment_size);
         for path in session.fanout.clone() {
             self.send_on(path, bytes, segment_size);
@@ -97,40 +122,56 @@ impl Driver {
         }
     }
 
-    /// Whether queued packets wait that QUIC would take now.
+    /// Whether queued packets wait that would be taken now.
     pub(super) fn can_flush(&mut self, slot: Slot) -> bool {
-        let Some((session, entry)) = in_use(&mut self.sessions, &mut self.peers, slot) else {
-            return false;
-        };
-        let next = entry.queue.front();
-        next.is_some_and(|parked| has_room(&mut session.connection, parked.packet.len()))
+        let now = self.now;
+        let in_use = in_use(&mut self.sessions, &mut self.peers, slot);
+        in_use.is_some_and(|(_, session, entry)| next_way(session, entry, now).is_some())
     }
 
-    /// Hands queued packets to QUIC as far as it takes them.
+    /// Hands queued packets to the fast lane, or to QUIC as far as it takes them.
     pub(super) fn flush_queue(&mut self, slot: Slot) {
-        let Self {
-            sessions,
-            peers,
-            counters,
-            pool,
-            ..
-        } = self;
-        let Some((session, entry)) = in_use(sessions, peers, slot) else {
-            return;
-        };
-        while let Some(parked) = entry.queue.front() {
-            if !has_room(&mut session.connection, parked.packet.len()) {
-                break;
-            }
-            let Some(parked) = entry.queue.pop() else {
-                break;
+        while self.io.is_writable() {
+            let in_use = in_use(&mut self.sessions, &mut self.peers, slot);
+            let Some((peer, session, entry)) = in_use else {
+                return;
             };
-            if let Err(reason) = send_packet(session, pool, &parked.vnet, &parked.packet) {
-                counters.count(reason);
+            let Some(way) = next_way(session, entry, self.now) else {
+                return;
+            };
+            let Some(parked) = entry.queue.pop() else {
+                return;
+            };
+            match way {
+                Way::Fast => self.send_fast(peer, &parked.vnet, &parked.packet),
+                Way::Quic => {
+                    let sent = send_packet(session, &mut self.pool, &parked.vnet, &parked.packet);
+                    if let Err(reason) = sent {
+                        self.counters.count(reason);
+                    }
+                    entry.sent_bytes += parked.packet.len() as u64;
+                }
             }
-            entry.sent_bytes += parked.packet.len() as u64;
         }
     }
+}
+
+/// How a packet goes to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Sealed beside QUIC.
+    Fast,
+    /// In QUIC's DATAGRAMs.
+    Quic,
+}
+
+/// How the next queued packet goes; none if there is none, or if it has to wait.
+fn next_way(session: &mut Session, entry: &mut PeerEntry, now: Instant) -> Option<Way> {
+    let parked = entry.queue.front()?;
+    if is_tcp(&parked.packet) && entry.fast.sealer(now).is_some() {
+        return Some(Way::Fast);
+    }
+    has_room(&mut session.connection, parked.packet.len()).then_some(Way::Quic)
 }
 
 /// The session in `slot` and its peer, if packets for the peer go over this session.
@@ -138,10 +179,10 @@ fn in_use<'a>(
     sessions: &'a mut Sessions,
     peers: &'a mut BTreeMap<PeerId, PeerEntry>,
     slot: Slot,
-) -> Option<(&'a mut Session, &'a mut PeerEntry)> {
+) -> Option<(PeerId, &'a mut Session, &'a mut PeerEntry)> {
     let (peer, session) = sessions.with_peer(slot)?;
     let entry = peers.get_mut(&peer)?;
-    (entry.session == Some(slot)).then_some((session, entry))
+    (entry.session == Some(slot)).then_some((peer, session, entry))
 }
 
 /// What one packet may take in quinn-proto's queue: its bytes, and per datagram headers and the

@@ -15,6 +15,10 @@ use weald_proto::table::{PortMapping, Table, Transport};
 
 /// The MTU of everything inside the overlay, whatever the path below can carry.
 pub const INNER_MTU: u32 = 1400;
+/// Segments of a super-packet at most, on every device of the overlay: as many datagrams as one call
+/// to the data socket takes (65,507 bytes of 1,444, or of 1,467 in relay frames). With 48, as many
+/// as 64 KiB have, each super-packet takes a second call for three of them.
+pub const MAX_SEGMENTS: u32 = 44;
 
 /// The IPv4 address that answers DNS inside every overlay, on every instance's veth and on the
 /// host's.

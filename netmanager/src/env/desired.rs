@@ -8,6 +8,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv6Network};
+use netmanager_core::lane::{STACK_PREFIX_V4, STACK_PREFIX_V6, STACK_V4, STACK_V6};
 use weald_proto::id::Label;
 
 use super::config::{
@@ -119,15 +120,30 @@ pub(super) fn is_host_route(overlay: &Label, route: &Route) -> bool {
     route.place == Place::Host && metrics.contains(&route.metric)
 }
 
-/// The routes that lead the pools to the TUN; they go when it goes.
-pub(super) fn tun_routes(config: &EnvConfig, overlay: &Place) -> [Route; 2] {
-    pools(config).map(|destination| Route {
+/// The routes that lead the pools, and the phantoms of the L4 lane, to the TUN; they go when it
+/// goes.
+pub(super) fn tun_routes(config: &EnvConfig, overlay: &Place) -> [Route; 4] {
+    let [pool4, pool6] = pools(config);
+    let [stack4, stack6] = stack_addresses().map(|address| {
+        let network = IpNetwork::new(address.network(), address.prefix());
+        network.unwrap_or(address)
+    });
+    [pool4, pool6, stack4, stack6].map(|destination| Route {
         place: overlay.clone(),
         table: MAIN_TABLE,
         destination,
         metric: TUN_METRIC,
         target: to_device(TUN_DEVICE, None, None),
     })
+}
+
+/// The addresses of the TUN, at which connections of the L4 lane end.
+pub(super) fn stack_addresses() -> [IpNetwork; 2] {
+    let with_prefix = |ip: IpAddr, prefix| IpNetwork::new(ip, prefix).unwrap_or_else(|_| ip.into());
+    [
+        with_prefix(IpAddr::V4(STACK_V4), STACK_PREFIX_V4),
+        with_prefix(IpAddr::V6(STACK_V6), STACK_PREFIX_V6),
+    ]
 }
 
 /// Whether the host must forward for the config.

@@ -95,6 +95,20 @@ pub(super) fn delete(name: &str) -> io::Result<()> {
     }
 }
 
+/// Removes the empty file of a namespace that another mount namespace had, as that of each `ip netns
+/// exec` is; a namespace, and what is no such file, stays.
+pub(super) fn clear_leftover(name: &str) -> io::Result<()> {
+    if open(name)?.is_some() {
+        return Ok(());
+    }
+    match fs::symlink_metadata(path(name)) {
+        Ok(file) if file.is_file() && file.len() == 0 => delete(name),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Runs `work` on a thread of its own inside a namespace.
 pub(super) fn inside<T: Send>(
     namespace: BorrowedFd<'_>,

@@ -29,6 +29,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
+use super::config::MAX_SEGMENTS;
 use super::item::{Family, Route, Rule};
 
 mod routes;
@@ -91,12 +92,13 @@ impl Netlink {
         self.change(RouteNetlinkMessage::DelLink(message))
     }
 
-    /// Sets a device's MTU and takes it up.
+    /// Sets a device's MTU, bounds its super-packets and takes it up.
     pub(super) fn set_up(&mut self, device: &str, mtu: u32) -> io::Result<()> {
         let index = self.index(device)?;
         let message = LinkMessageBuilder::<LinkUnspec>::new()
             .index(index)
             .mtu(mtu)
+            .append_extra_attribute(LinkAttribute::GsoMaxSegs(MAX_SEGMENTS))
             .up()
             .build();
         self.change(RouteNetlinkMessage::SetLink(message))

@@ -6,6 +6,8 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use netmanager_core::lane::{DIAL_PORT, LISTEN_PORT, STACK_V4, STACK_V6};
+
 use super::config::{
     EnvConfig, RESOLVER_PORT, RESOLVER_V4, RESOLVER_V6, host_device, instance_device,
 };
@@ -57,6 +59,8 @@ pub(super) fn overlay_table(config: &EnvConfig, table: &str) -> String {
  chain input {{
   type filter hook input priority 0; policy drop;
   iifname \"lo\" accept
+  iifname \"{TUN_DEVICE}\" ip daddr {STACK_V4} tcp dport {{ {LISTEN_PORT}, {DIAL_PORT} }} accept
+  iifname \"{TUN_DEVICE}\" ip6 daddr {STACK_V6} tcp dport {{ {LISTEN_PORT}, {DIAL_PORT} }} accept
   iifname \"{TUN_DEVICE}\" counter name {REFUSED} drop
   ip daddr {RESOLVER_V4} meta l4proto {{ tcp, udp }} th dport {RESOLVER_PORT} accept
   ip6 daddr {RESOLVER_V6} meta l4proto {{ tcp, udp }} th dport {RESOLVER_PORT} accept

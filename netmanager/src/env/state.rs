@@ -27,6 +27,9 @@ const STATE_FILE: &str = "env.json";
 /// The state file while it is written.
 const FRESH_STATE_FILE: &str = "env.json.new";
 
+/// Where the daemon keeps where connections to services go.
+pub(super) const CONNECTIONS_FILE: &str = "connections";
+
 /// The file that the daemon of an overlay holds a lock on.
 const LOCK_FILE: &str = "lock";
 
@@ -148,7 +151,7 @@ impl State {
     /// Removes the state, and its directory unless others keep something there.
     pub(super) fn clear(overlay: &Label) -> io::Result<()> {
         let dir = state_dir(overlay);
-        for file in [STATE_FILE, FRESH_STATE_FILE, LOCK_FILE] {
+        for file in [STATE_FILE, FRESH_STATE_FILE, CONNECTIONS_FILE, LOCK_FILE] {
             let file = dir.join(file);
             match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

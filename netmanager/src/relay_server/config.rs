@@ -2,11 +2,16 @@
 //!
 //! ```toml
 //! listen = ["0.0.0.0:10250", "[::]:10250"]
+//! tcp_listen = ["0.0.0.0:443"]         # TLS for nodes without UDP; left out: port 443 of the above
+//!                                      # if it is free; [] for none
 //! rate_bits_per_second = 200_000_000   # what it sends at most; left out: unlimited
 //! status = "/run/weald/relay.sock"     # left out: none
 //!
 //! [pki]
 //! dir = "pki"                          # ca.pem, node.pem and node.key of the relay
+//!
+//! [cluster]                            # left out: what joining has kept in that folder, if it has
+//! addresses = ["192.0.2.1:10110"]      # who renews the certificate, as host:port
 //! ```
 //!
 //! Paths are relative to the file. Unknown keys are refused.
@@ -28,8 +33,13 @@ const MIN_RATE: u64 = 100_000;
 pub struct RelayConfig {
     /// What the sockets are bound to: at most one address per family, at least one in all.
     pub listen: Vec<SocketAddr>,
+    /// What the TCP sockets are bound to. None is the usual port at the addresses of `listen`, if it
+    /// is to be had; an empty list is no TCP.
+    pub tcp_listen: Option<Vec<SocketAddr>>,
     /// The folder of the relay's credentials.
     pub pki_dir: PathBuf,
+    /// Who renews its certificate, as `host:port`; empty for what joining has kept in the folder.
+    pub cluster: Vec<String>,
     /// What it sends at most; 0 is unlimited.
     pub rate_bits_per_second: u64,
     /// The unix socket on which it tells its status.
@@ -42,15 +52,23 @@ pub struct RelayConfig {
 struct File {
     #[serde(default = "default_listen")]
     listen: Vec<SocketAddr>,
+    tcp_listen: Option<Vec<SocketAddr>>,
     rate_bits_per_second: Option<u64>,
     status: Option<PathBuf>,
     pki: Pki,
+    cluster: Option<Cluster>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pki {
     dir: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cluster {
+    addresses: Vec<String>,
 }
 
 fn default_listen() -> Vec<SocketAddr> {
@@ -78,23 +96,44 @@ impl RelayConfig {
     /// Says line and what is wrong.
     pub fn parse(text: &str, folder: &Path) -> anyhow::Result<Self> {
         let file: File = toml::from_str(text)?;
-        let of_v4 = file.listen.iter().filter(|at| at.is_ipv4()).count();
         ensure!(
-            of_v4 <= 1 && file.listen.len() - of_v4 <= 1 && !file.listen.is_empty(),
+            is_one_of_each(&file.listen) && !file.listen.is_empty(),
             "listen: give one IPv4 address, one IPv6 address, or one of each"
+        );
+        ensure!(
+            file.tcp_listen.as_deref().is_none_or(is_one_of_each),
+            "tcp_listen: give one IPv4 address, one IPv6 address, one of each, or an empty list"
         );
         let rate = file.rate_bits_per_second;
         ensure!(
             rate.is_none_or(|rate| rate >= MIN_RATE),
             "rate_bits_per_second: give at least {MIN_RATE}, or leave it out for no limit"
         );
+        let cluster = file.cluster.map_or_else(Vec::new, |it| it.addresses);
+        for address in &cluster {
+            let port = address
+                .rsplit_once(':')
+                .map(|(_, port)| port.parse::<u16>());
+            ensure!(
+                matches!(port, Some(Ok(_))),
+                "cluster.addresses: {address:?} is not host:port, as in 192.0.2.1:10110"
+            );
+        }
         Ok(Self {
             listen: file.listen,
+            cluster,
+            tcp_listen: file.tcp_listen,
             pki_dir: folder.join(file.pki.dir),
             rate_bits_per_second: rate.unwrap_or(0),
             status: file.status.map(|path| folder.join(path)),
         })
     }
+}
+
+/// Whether there is at most one address of each family.
+fn is_one_of_each(addresses: &[SocketAddr]) -> bool {
+    let of_v4 = addresses.iter().filter(|at| at.is_ipv4()).count();
+    of_v4 <= 1 && addresses.len() - of_v4 <= 1
 }
 
 #[cfg(test)]
@@ -116,7 +155,9 @@ mod tests {
                     "0.0.0.0:10250".parse().unwrap(),
                     "[::]:10250".parse().unwrap()
                 ],
+                tcp_listen: None,
                 pki_dir: "/etc/pki".into(),
+                cluster: Vec::new(),
                 rate_bits_per_second: 0,
                 status: None,
             }
@@ -131,11 +172,18 @@ mod tests {
         assert!(refuse("").contains("missing field `pki`"));
         let twice = refuse("listen = [\"0.0.0.0:1\", \"0.0.0.0:2\"]\npki.dir = \"x\"");
         assert!(twice.contains("one IPv4 address"), "{twice}");
+        let tcp = "tcp_listen = [\"0.0.0.0:1\", \"0.0.0.0:2\"]\npki.dir = \"x\"";
+        assert!(refuse(tcp).contains("an empty list"));
         let none = refuse("listen = []\npki.dir = \"x\"");
         assert!(none.contains("one IPv4 address"), "{none}");
         let port = refuse("listen = [\"0.0.0.0:65536\"]\npki.dir = \"x\"");
         assert!(port.contains("line 1"), "{port}");
         let slow = refuse("rate_bits_per_second = 0\npki.dir = \"x\"");
         assert!(slow.contains("leave it out"), "{slow}");
+        let cluster = refuse("pki.dir = \"x\"\ncluster.addresses = [\"munich\"]");
+        assert_eq!(
+            cluster,
+            "cluster.addresses: \"munich\" is not host:port, as in 192.0.2.1:10110"
+        );
     }
 }

@@ -18,6 +18,8 @@ pub struct RelayReport {
     pub pid: u32,
     /// Who the relay is, as `cluster/name`.
     pub relay: String,
+    /// When its certificate ends, in seconds since 1970.
+    pub certificate_expires: u64,
     /// What its sockets are bound to.
     pub listen: Vec<SocketAddr>,
     /// How long it has been running.
@@ -32,10 +34,36 @@ pub struct RelayReport {
     pub handshakes_refused: u64,
     /// Registrations refused because of their tokens.
     pub tokens_refused: u64,
+    /// Its TCP port.
+    #[serde(default)]
+    pub tcp: TcpReport,
     /// Everything, with frames that belong to nobody.
     pub total: CountersReport,
     /// By the organisation of the sender.
     pub organisations: BTreeMap<String, OrganisationReport>,
+}
+
+/// What has come to the TCP port, for nodes whose networks let no UDP through.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TcpReport {
+    /// What its sockets are bound to; empty if there is no TCP.
+    pub listen: Vec<SocketAddr>,
+    /// Connections whose nodes have shown their certificates.
+    pub connections: usize,
+    /// Connections whose nodes have yet to.
+    pub handshakes: usize,
+    /// Connections that were accepted.
+    pub accepted: u64,
+    /// Those that were refused or ended because there were too many.
+    pub refused: u64,
+    /// Those that ended before a certificate was accepted: garbage, none, a wrong one, or too slow.
+    pub handshakes_failed: u64,
+    /// Those that ended because no node was registered on them.
+    pub unregistered: u64,
+    /// Those that ended in the middle of something, or spoke something else than datagrams.
+    pub broken: u64,
+    /// Datagrams that were lost because the node did not read fast enough.
+    pub lost: u64,
 }
 
 /// One organisation.

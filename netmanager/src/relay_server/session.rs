@@ -40,6 +40,7 @@ pub(super) struct Host<'a> {
     pub(super) relay: &'a mut Relay,
     pub(super) credentials: &'a Credentials,
     pub(super) tokens_refused: &'a mut u64,
+    pub(super) observe_port: Option<u16>,
     pub(super) now: Instant,
 }
 
@@ -236,12 +237,12 @@ impl Session {
             expires: host.now + Duration::from_secs(life.min(MAX_TOKEN_SECONDS)),
         });
         match registered {
-            Ok(link) => self.welcome(link),
+            Ok(link) => self.welcome(link, host.observe_port),
             Err(full) => self.refuse(HelloRefusal::Full, full.to_string(), host),
         }
     }
 
-    fn welcome(&mut self, link: u32) {
+    fn welcome(&mut self, link: u32, observe_port: Option<u16>) {
         self.link = Some(link);
         self.deadline = None;
         let max_packet = u32::try_from(MAX_PACKET).unwrap_or(u32::MAX);
@@ -252,6 +253,7 @@ impl Session {
                 max_packet,
                 idle_timeout: IDLE_TIMEOUT,
             },
+            observe_port,
         }));
     }
 

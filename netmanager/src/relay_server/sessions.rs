@@ -5,6 +5,7 @@
 //! [`MAX_UNREGISTERED`] new ones are turned away.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,6 +51,8 @@ pub(super) struct Sessions {
     buffer: Vec<u8>,
     pub(super) handshakes_refused: u64,
     pub(super) tokens_refused: u64,
+    /// Told to every node in Welcome.
+    pub(super) observe_port: Option<u16>,
 }
 
 impl Sessions {
@@ -77,12 +80,27 @@ impl Sessions {
             buffer: Vec::new(),
             handshakes_refused: 0,
             tokens_refused: 0,
+            observe_port: None,
         })
     }
 
     /// Sessions without a registration.
     pub(super) fn unregistered(&self) -> usize {
         self.sessions.len().saturating_sub(self.links.len())
+    }
+
+    /// When the certificate ends that is shown now, in seconds since 1970.
+    pub(super) fn certificate_end(&self) -> u64 {
+        // It was read when it was taken up.
+        self.credentials.not_after().map_or(0, |end| end.as_secs())
+    }
+
+    /// The addresses of the registered nodes.
+    pub(super) fn registered_at(&self) -> BTreeSet<SocketAddr> {
+        let registered = self.sessions.values().filter(|one| one.link.is_some());
+        registered
+            .map(|one| one.connection.remote_address())
+            .collect()
     }
 
     /// Takes one QUIC datagram.
@@ -121,8 +139,10 @@ impl Sessions {
 
     /// Says what the core has to say.
     pub(super) fn handle_notice(&mut self, notice: Notice, now: Instant) {
-        let (Notice::Gone { link, .. } | Notice::Superseded { link } | Notice::Expired { link }) =
-            notice;
+        let (Notice::Gone { link, .. }
+        | Notice::Observed { link, .. }
+        | Notice::Superseded { link }
+        | Notice::Expired { link }) = notice;
         let Some(index) = self.links.get(&link).copied() else {
             return;
         };
@@ -131,6 +151,12 @@ impl Sessions {
         };
         match notice {
             Notice::Gone { peer, .. } => session.say(&RelayMessage::Gone { peer }),
+            Notice::Observed {
+                from, asked_port, ..
+            } => session.say(&RelayMessage::Observed {
+                asked_port,
+                seen: from,
+            }),
             Notice::Superseded { .. } => {
                 session.link = None;
                 let why = "the node has registered again".to_owned();
@@ -189,6 +215,7 @@ impl Sessions {
                 relay,
                 credentials: &self.credentials,
                 tokens_refused: &mut self.tokens_refused,
+                observe_port: self.observe_port,
                 now,
             };
             session.close(&mut host, "the relay is shutting down");
@@ -238,6 +265,7 @@ impl Sessions {
             relay,
             credentials: &self.credentials,
             tokens_refused: &mut self.tokens_refused,
+            observe_port: self.observe_port,
             now,
         };
         loop {

@@ -7,10 +7,11 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Context;
-use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::debug;
+
+use crate::socket::set_kernel_buffers;
 
 /// Bytes of the kernel's buffers: 50 ms of a gigabit, so that a busy moment loses nothing.
 const KERNEL_BUFFER_LEN: usize = 7 << 20;
@@ -54,13 +55,8 @@ impl UdpPort {
             Ok(socket)
         };
         let socket = bind().with_context(|| format!("cannot listen on {address}/udp"))?;
-        // Without the privilege the kernel's limit applies; less buffer is no reason to fail.
-        if setsockopt(&socket, sockopt::RcvBufForce, &KERNEL_BUFFER_LEN).is_err() {
-            let _ = socket.set_recv_buffer_size(KERNEL_BUFFER_LEN);
-        }
-        if setsockopt(&socket, sockopt::SndBufForce, &KERNEL_BUFFER_LEN).is_err() {
-            let _ = socket.set_send_buffer_size(KERNEL_BUFFER_LEN);
-        }
+        set_kernel_buffers(&socket, KERNEL_BUFFER_LEN)
+            .with_context(|| format!("cannot set up {address}/udp"))?;
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new(UdpSockRef::from(&socket))
             .with_context(|| format!("cannot set up {address}/udp"))?;

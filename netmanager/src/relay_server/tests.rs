@@ -18,6 +18,8 @@ use weald_trust::token;
 use super::*;
 
 mod client;
+mod keeper;
+mod tcp;
 
 use client::Client;
 
@@ -48,7 +50,9 @@ impl World {
         let credentials = issued.credentials(None, Clock::system()).unwrap();
         let config = RelayConfig {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
+            tcp_listen: Some(vec!["127.0.0.1:0".parse().unwrap()]),
             pki_dir: "/nonexistent".into(),
+            cluster: Vec::new(),
             rate_bits_per_second,
             status: status.map(Path::to_owned),
         };
@@ -504,7 +508,9 @@ fn a_node_certificate_is_not_a_relay_certificate() {
     let credentials = issued.credentials(None, Clock::system()).unwrap();
     let config = RelayConfig {
         listen: vec!["127.0.0.1:0".parse().unwrap()],
+        tcp_listen: Some(Vec::new()),
         pki_dir: "/nonexistent".into(),
+        cluster: Vec::new(),
         rate_bits_per_second: 0,
         status: None,
     };

@@ -30,6 +30,25 @@ fn up_and_down_leave_nothing() {
     });
 }
 
+/// As after `ip netns exec`, whose mounts go with it while the files stay.
+#[test]
+fn down_removes_the_file_of_a_namespace_that_is_gone() {
+    let config = config();
+    let name = config.name.clone();
+    on_host(&[&name], || {
+        let file = Path::new("/run/netns").join(name.as_str());
+        std::fs::create_dir_all("/run/netns").unwrap();
+        std::fs::write(&file, "").unwrap();
+        Overlay::down(&name).unwrap();
+        assert!(!file.exists());
+        // What is not empty was never a namespace's.
+        std::fs::write(&file, "precious").unwrap();
+        Overlay::down(&name).unwrap();
+        assert!(file.exists());
+        std::fs::remove_file(&file).unwrap();
+    });
+}
+
 #[test]
 fn instances_outlive_the_daemon() {
     let config = config();

@@ -3,7 +3,8 @@
 //! Root, clusters, workers, netmanagers and relays all make, show and judge certificates and
 //! signed statements with this crate. It opens no sockets and starts no threads: it makes TLS
 //! configurations for whoever does. The only files that it touches are those of [`pki::store`]
-//! and of [`tls::Credentials::load`]. What a known peer may do is decided elsewhere.
+//! and of [`tls::Credentials::load`], which [`renewal`] replaces. What a known peer may do is
+//! decided elsewhere.
 
 pub mod pki;
 
@@ -14,3 +15,5 @@ pub mod token;
 pub mod statement;
 
 pub mod join;
+
+pub mod renewal;

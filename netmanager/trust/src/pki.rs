@@ -16,7 +16,7 @@
 
 mod authority;
 mod csr;
-pub(crate) mod files;
+pub mod files;
 pub mod folder;
 pub mod store;
 pub(crate) mod template;
@@ -36,7 +36,7 @@ use crate::tls::{Clock, Credentials, Facts, TrustRoot};
 #[cfg(test)]
 pub(crate) use authority::SignAnything;
 pub use authority::{ClusterAuthority, RootAuthority};
-pub use csr::{MAX_REQUEST_LEN, RequestFault, request};
+pub use csr::{MAX_REQUEST_LEN, RequestFault, key_hash, request};
 
 /// How long a root lives: longer than anybody wants to distribute a new one.
 pub const ROOT_LIFE: Duration = Duration::from_hours(10 * 365 * 24);
@@ -46,6 +46,24 @@ pub const CLUSTER_LIFE: Duration = Duration::from_hours(5 * 365 * 24);
 pub const NODE_LIFE: Duration = Duration::from_hours(30 * 24);
 /// How long before its issue a certificate's life begins: by so much clocks may differ.
 pub const BACKDATE: Duration = Duration::from_mins(5);
+
+/// How long the certificates live that an authority issues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lives {
+    /// Of whoever dials or is dialled.
+    pub member: Duration,
+    /// Of clusters.
+    pub cluster: Duration,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self {
+            member: NODE_LIFE,
+            cluster: CLUSTER_LIFE,
+        }
+    }
+}
 
 /// A certificate with its PEM text.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -36,6 +36,7 @@ pub use clock::Clock;
 pub use credentials::{CA_FILE, CHAIN_FILE, Credentials, KEY_FILE, TOKEN_FILE};
 pub(crate) use credentials::{finish_client, finish_server};
 pub use fault::{Claim, PeerError, PeerFault};
+pub use provider::{AesLibrary, faster_aes, has_aes};
 pub use revocation::RevocationSet;
 pub use root::TrustRoot;
 pub(crate) use verifier::cluster_of;
@@ -122,6 +123,16 @@ pub fn of_verified(chain: &dyn std::any::Any) -> Option<Peer> {
         identity,
         spki_sha256: facts.spki_sha256,
     })
+}
+
+/// The hashes of the keys of a chain that TLS has verified, the peer's own first: with it go those
+/// that its cluster's intermediate is revoked by.
+#[must_use]
+pub fn keys_of_verified(chain: &dyn std::any::Any) -> Vec<KeyHash> {
+    let chain = chain.downcast_ref::<Vec<CertificateDer<'static>>>();
+    let certificates = chain.into_iter().flatten();
+    let facts = certificates.filter_map(|certificate| Facts::parse(certificate).ok());
+    facts.map(|facts| facts.spki_sha256).collect()
 }
 
 /// Derives a key that only the two ends of an established session know (RFC 8446, section 7.5).

@@ -1,26 +1,37 @@
-//! The steps of the overlay: names, policies, a large file and datagrams.
+//! The steps of the overlay: names, policies, a large file and datagrams. No step asks an orchestrator
+//! for anything.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write as _};
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{CLIENT, Demo, SITES, STEP_TIME};
-use crate::process::command;
+use super::{CLIENT, Demo, STEP_TIME, WEB, site_of};
+use crate::stage::{self, FILE_BYTES, same_sha256, write_file};
 use crate::wait;
 
 const FULL: &str = "shop.prod.web.prod.any.rr.local";
 const SHORT: &str = "web.prod.rr.local";
-/// Bytes of the file, and what it is full of.
-const FILE_BYTES: usize = 100_000_000;
-const PATTERN: &[u8] = b"The quick brown fox carries no secret. ";
+/// Where servers offer files, and where datagrams come back.
+const FILES: u16 = 8000;
+const ECHO: u16 = 9000;
 
 impl Demo<'_> {
-    pub(super) fn names(&mut self) -> Result<()> {
-        self.title("2. semantic names resolve, A and AAAA, long and short")?;
+    /// All of them; `step` stands before their numbers.
+    pub(super) fn overlay(&mut self, step: &str) -> Result<()> {
+        self.names(step)?;
+        self.round_robin(step)?;
+        self.closest_and_instance(step)?;
+        self.transfer(step)?;
+        self.datagrams(step)
+    }
+
+    fn names(&mut self, step: &str) -> Result<()> {
+        self.title(format!(
+            "{step}2. semantic names resolve, A and AAAA, long and short"
+        ))?;
         let mut seen = Vec::new();
         for name in [FULL, SHORT] {
             let mut addresses = Vec::new();
@@ -50,19 +61,23 @@ impl Demo<'_> {
         let mut hits = BTreeMap::new();
         for _ in 0..requests {
             let answer = self.curl(family, &format!("http://{FULL}/"))?;
-            let server = answer.split_whitespace().next().unwrap_or_default();
-            *hits.entry(server.to_owned()).or_default() += 1;
+            *hits.entry(server_of(&answer)).or_default() += 1;
         }
         Ok(hits)
     }
 
-    pub(super) fn round_robin(&mut self) -> Result<()> {
-        self.title("3. rr: six requests hit each of three instances exactly twice")?;
+    fn round_robin(&mut self, step: &str) -> Result<()> {
+        let count = self.servers.len();
+        self.title(format!(
+            "{step}3. rr: {} requests hit each of {count} instances exactly twice",
+            2 * count
+        ))?;
+        let requests = 2 * u32::try_from(count)?;
         for family in ["-4", "-6"] {
-            // Until the client's node has all three rows, the turn is among fewer.
-            let hits = wait::until("all three are in the turn", STEP_TIME, || {
-                let hits = self.hits(family, 6)?;
-                let each_twice = hits.len() == 3 && hits.values().all(|n| *n == 2);
+            // Until the client's node has all rows, the turn is among fewer.
+            let hits = wait::until("all of them are in the turn", STEP_TIME, || {
+                let hits = self.hits(family, requests)?;
+                let each_twice = hits.len() == count && hits.values().all(|n| *n == 2);
                 ensure!(each_twice, "curl {family}: {hits:?}");
                 Ok(hits)
             })?;
@@ -72,150 +87,136 @@ impl Demo<'_> {
                 shown.join(", ")
             ))?;
         }
+        for (number, machine) in self.servers.clone() {
+            let path = self.path_to(number)?;
+            self.say(format!("{WEB}.{number} on {machine}: {path}"))?;
+        }
         Ok(())
     }
 
-    pub(super) fn closest_and_instance(&mut self) -> Result<()> {
-        self.title("4. closest stays on its own site, instance takes the one it names")?;
-        let own_site = |machine: &str| {
-            let site = SITES.iter().find(|(_, _, nodes)| nodes.contains(&machine));
-            site.map(|(name, ..)| *name)
-        };
-        let mut near = Vec::new();
-        for number in 0..3 {
+    fn closest_and_instance(&mut self, step: &str) -> Result<()> {
+        self.title(format!(
+            "{step}4. closest stays on its own site, instance takes the one it names"
+        ))?;
+        let mut by_address = BTreeMap::new();
+        for (number, machine) in self.servers.clone() {
             let url = format!("http://web.prod.{number}.instance.local/");
-            let answer = self.curl("-4", &url)?;
-            let ip = answer
-                .split_whitespace()
-                .next()
-                .unwrap_or_default()
-                .to_owned();
-            let machine = self.machine_of(&format!("shop.prod.web.prod.{number}"))?;
-            if own_site(&machine) == own_site(&self.client) {
-                near.push(ip.clone());
-            }
+            let address = server_of(&self.curl("-4", &url)?);
+            let path = self.path_to(number)?;
             self.say(format!(
-                "web.prod.{number}.instance.local is {ip}, on {machine}"
+                "web.prod.{number}.instance.local is {address}, on {machine}: {path}"
             ))?;
+            by_address.insert(address, number);
         }
-        ensure!(!near.is_empty(), "no server on the client's site");
-        let answer = wait::until("closest is on the client's site", STEP_TIME, || {
-            let answer = self.curl("-4", "http://web.prod.closest.local/")?;
-            let ip = answer.split_whitespace().next().unwrap_or_default();
+        ensure!(by_address.len() == self.servers.len(), "{by_address:?}");
+        let number = wait::until("closest is on the client's site", STEP_TIME, || {
+            let address = server_of(&self.curl("-4", "http://web.prod.closest.local/")?);
+            let number = by_address.get(&address);
+            let number = *number.with_context(|| format!("{address} answered"))?;
+            let machine = self.server(number)?;
             ensure!(
-                near.iter().any(|it| it == ip),
-                "{answer}, near are {near:?}"
+                site_of(machine) == site_of(&self.client),
+                "{address} on {machine}"
             );
-            Ok(answer)
+            Ok(number)
         })?;
-        self.say(format!("web.prod.closest.local answered {answer:?}"))
+        let (machine, path) = (self.server(number)?.to_owned(), self.path_to(number)?);
+        self.say(format!(
+            "web.prod.closest.local is {WEB}.{number} on {machine}, from {}: {path}",
+            self.client
+        ))
     }
 
     /// A server on another site than the client's: its number and its machine.
     fn far_server(&self) -> Result<(u32, String)> {
-        let site_of = |machine: &str| {
-            let mut sites = SITES.iter();
-            sites.position(|(_, _, nodes)| nodes.contains(&machine))
-        };
-        for number in 0..3 {
-            let machine = self.machine_of(&format!("shop.prod.web.prod.{number}"))?;
-            if site_of(&machine) != site_of(&self.client) {
-                return Ok((number, machine));
-            }
-        }
-        anyhow::bail!("no server on the other site")
+        let far = |machine: &str| site_of(machine) != site_of(&self.client);
+        let found = self.servers.iter().find(|(_, machine)| far(machine));
+        let (number, machine) = found.context("no server on the other site")?;
+        Ok((*number, machine.clone()))
     }
 
-    pub(super) fn transfer(&mut self) -> Result<()> {
-        self.title("5. a 100 MB file crosses the sites by name, and the relay cannot read it")?;
+    fn transfer(&mut self, step: &str) -> Result<()> {
+        self.title(format!(
+            "{step}5. a 100 MB file crosses the sites by name, and nobody between can read it"
+        ))?;
         let (number, machine) = self.far_server()?;
         let folder = self.lab.node(&machine).dir()?.join("files");
         fs::create_dir_all(&folder)?;
         let source = folder.join("big");
-        let mut file = BufWriter::new(File::create(&source)?);
-        for at in (0..FILE_BYTES).step_by(PATTERN.len()) {
-            file.write_all(&PATTERN[..PATTERN.len().min(FILE_BYTES - at)])?;
+        if !source.exists() {
+            write_file(&source)?;
         }
-        file.flush()?;
-        let folder = folder.display().to_string();
-        let instance = format!("shop.prod.web.prod.{number}");
-        let serve = [
-            "python3",
-            "-m",
-            "http.server",
-            "8000",
-            "-d",
-            &folder,
-            "-b",
-            "::",
-        ];
+        let (folder, port) = (folder.display().to_string(), FILES.to_string());
+        let instance = format!("{WEB}.{number}");
+        let mut serve = vec!["python3", "-m", "http.server", &port];
+        serve.extend(["-d", &folder, "-b", "::"]);
         let _server = self.tiers.fleet.spawn_in(&machine, &instance, &serve)?;
         let namespace = self.tiers.fleet.instance(&machine, &instance)?;
-        namespace.wait_tcp_listening(8000, STEP_TIME)?;
+        namespace.wait_tcp_listening(FILES, STEP_TIME)?;
         let relay = self.lab.node("relay");
-        let capture = relay.capture("eth0")?;
+        let capture = self.lab.node("router-a").capture("wan")?;
         let target = self.lab.dir().join("fetched").display().to_string();
-        let url = format!("http://{instance}.instance.local:8000/big");
+        let url = format!("http://{instance}.instance.local:{FILES}/big");
         let since = Instant::now();
         self.client(&["curl", "-sS", "-4", "-o", &target, &url])?;
         let took = since.elapsed().as_secs_f64();
         let captured = capture.stop()?;
-        let sum = |path: &str| -> Result<String> {
-            let printed = relay.run_ok(command(&format!("sha256sum {path}")), STEP_TIME)?;
-            Ok(printed
-                .split_whitespace()
-                .next()
-                .unwrap_or_default()
-                .to_owned())
-        };
-        let (sent, fetched) = (sum(&source.display().to_string())?, sum(&target)?);
-        ensure!(sent == fetched, "sha256 {sent} became {fetched}");
-        let (mut bytes, mut readable) = (0, 0);
-        for packet in captured.packets() {
-            bytes += packet.len();
-            readable += usize::from(packet.windows(PATTERN.len()).any(|it| it == PATTERN));
-        }
-        ensure!(bytes > FILE_BYTES, "only {bytes} bytes at the relay");
-        ensure!(
-            readable == 0,
-            "{readable} packets with the file's text at the relay"
-        );
+        let sum = same_sha256(relay, &source.display().to_string(), &target)?;
+        fs::remove_file(&target)?;
+        let seen = stage::judge(&captured, relay)?;
         self.say(format!(
             "{instance} on {machine}: {FILE_BYTES} bytes in {took:.1} s, sha256 {}",
-            &sent[..16]
+            &sum[..16]
         ))?;
+        let path = self.path_to(number)?;
         self.say(format!(
-            "{} MB crossed the relay, 0 packets with the file's text",
-            bytes / 1_000_000
-        ))
+            "by {path}: {} MB crossed the internet, {} of them to the relay, 0 packets with the \
+             file's text",
+            seen.bytes / 1_000_000,
+            seen.to_relay / 1_000_000
+        ))?;
+        if step.is_empty() {
+            let plain = stage::plain_is_found(relay, self.lab.node("a1"))?;
+            self.say(format!(
+                "fetched without the tunnel, {plain} packets hold it: the search works"
+            ))?;
+        }
+        Ok(())
     }
 
-    pub(super) fn datagrams(&mut self) -> Result<()> {
-        self.title("6. UDP both ways")?;
+    fn datagrams(&mut self, step: &str) -> Result<()> {
+        self.title(format!("{step}6. UDP both ways"))?;
         let (number, machine) = self.far_server()?;
-        let instance = format!("shop.prod.web.prod.{number}");
-        let port = 9000;
+        let instance = format!("{WEB}.{number}");
         let client = self.tiers.fleet.instance(&self.client, CLIENT)?;
         let server = self.tiers.fleet.instance(&machine, &instance)?;
-        let _there = server.udp_echo(SocketAddr::from(([0_u16; 8], port)))?;
-        let _back = client.udp_echo(SocketAddr::from(([0_u16; 8], port)))?;
+        let _there = server.udp_echo(SocketAddr::from(([0_u16; 8], ECHO)))?;
+        let _back = client.udp_echo(SocketAddr::from(([0_u16; 8], ECHO)))?;
         let name = format!("web.prod.{number}.instance.local");
         for database in ["ahostsv4", "ahostsv6"] {
             let to = self.client(&["getent", database, &name])?;
             let from = ["getent", database, "client.prod.rr.local"];
-            let from = self
-                .tiers
-                .fleet
-                .run_in(&machine, &instance, &from, STEP_TIME)?;
+            let fleet = &self.tiers.fleet;
+            let from = fleet.run_in(&machine, &instance, &from, STEP_TIME)?;
             for (namespace, to) in [(&client, to), (&server, from)] {
                 let to: IpAddr = to.split_whitespace().next().unwrap_or_default().parse()?;
                 let payload = vec![0x5a; 1200];
                 let echoed =
-                    namespace.udp_exchange(SocketAddr::new(to, port), &payload, STEP_TIME)?;
+                    namespace.udp_exchange(SocketAddr::new(to, ECHO), &payload, STEP_TIME)?;
                 ensure!(echoed == payload, "the echo of {to} differs");
                 self.say(format!("{to}: 1200 bytes there and back"))?;
             }
         }
-        Ok(())
+        let path = self.path_to(number)?;
+        self.say(format!("by {path}"))
     }
+}
+
+/// Who answered: the server's own address begins its page.
+fn server_of(answer: &str) -> String {
+    answer
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }

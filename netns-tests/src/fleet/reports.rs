@@ -1,11 +1,12 @@
 //! What the daemons of a fleet report of themselves.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::{Fleet, elements};
+use super::{COMMAND_TIME, Fleet, RELAY_CONFIG, elements};
 
 impl Fleet<'_> {
     /// How many packets a node's daemon has dropped for a reason.
@@ -34,6 +35,48 @@ impl Fleet<'_> {
         Ok(counted.collect())
     }
 
+    /// The path of a node's newest flow to an instance: `local`, `direct ADDRESS` or `relay NAME`, as
+    /// `netmanager flows` tells it.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or has no such flow.
+    pub fn path_to(&self, machine: &str, instance: &str) -> Result<String> {
+        let flows = self.tool_json(machine, &["flows"])?;
+        let flows: Vec<&Value> = flows.iter().flat_map(elements).collect();
+        let ours = flows.iter().filter(|flow| flow["instance"] == instance);
+        let newest = ours.min_by_key(|flow| flow["age_ms"].as_u64());
+        let newest = newest.with_context(|| format!("no flow to {instance} in {flows:?}"))?;
+        Ok(path_word(&newest["path"]))
+    }
+
+    /// How many bytes the relay on a machine has sent on, of all organisations.
+    ///
+    /// # Errors
+    /// The relay does not answer.
+    pub fn relayed_bytes(&self, machine: &str) -> Result<u64> {
+        let host = self.lab.node(machine);
+        let mut command = Command::new(&self.binary);
+        command
+            .arg("--config")
+            .arg(host.dir()?.join(RELAY_CONFIG))
+            .args(["--json", "relay", "--status"]);
+        let report: Value = serde_json::from_str(&host.run_ok(command, COMMAND_TIME)?)?;
+        let sent = report["total"]["sent"]["bytes"].as_u64();
+        sent.with_context(|| format!("no counters in {report}"))
+    }
+
+    /// The figures that a machine serves at a port of its loopback, by name with labels, as
+    /// Prometheus would read them.
+    ///
+    /// # Errors
+    /// Nobody serves any there.
+    pub fn scrape(&self, machine: &str, address: &str) -> Result<BTreeMap<String, f64>> {
+        let mut command = Command::new("curl");
+        command.args(["-sSf", &format!("http://{address}/metrics")]);
+        let text = self.lab.node(machine).run_ok(command, COMMAND_TIME)?;
+        Ok(weald_metrics::samples(&text))
+    }
+
     /// What a node's daemon reports of a peer.
     ///
     /// # Errors
@@ -47,5 +90,16 @@ impl Fleet<'_> {
         found
             .cloned()
             .with_context(|| format!("{machine} knows no peer {id}: {peers:?}"))
+    }
+}
+
+/// `local`, `direct ADDRESS` or `relay NAME`.
+fn path_word(path: &Value) -> String {
+    let word = |key: &str| path[key].as_str().unwrap_or_default().to_owned();
+    match path["kind"].as_str() {
+        Some("direct") => format!("direct {}", word("address")),
+        Some("relay") => format!("relay {}", word("relay")),
+        Some(kind) => kind.to_owned(),
+        None => "none".to_owned(),
     }
 }

@@ -70,7 +70,7 @@ impl Demo<'_> {
             let expected = if machine.starts_with('a') {
                 "direct"
             } else {
-                "relay hub/r1"
+                "direct 203.0.113."
             };
             ensure!(
                 path.starts_with(expected),
@@ -133,7 +133,7 @@ impl Demo<'_> {
             answer.starts_with("web-0"),
             "{url} on {machine} answered {answer:?}"
         );
-        let path = self.path_from(machine, instance)?;
+        let path = self.fleet.path_to(machine, instance)?;
         expect("the path on one node", &path, "local")?;
         self.say(format!(
             "closest from {machine} itself is web-0 there: {path}"

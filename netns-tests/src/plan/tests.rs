@@ -78,7 +78,7 @@ fn faults_are_named() {
         "name \"a b\" may have only letters, digits and '-'"
     );
     assert_eq!(
-        error(internet().machine(Machine::host("a").attach(Attachment::to("internet").number(4)))),
+        error(internet().machine(Machine::host("a").at("internet", 4))),
         "machine \"a\": number 4 does not fit into 10.0.0.0/30"
     );
     assert!(

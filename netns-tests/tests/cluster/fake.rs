@@ -10,7 +10,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use bytes::BytesMut;
@@ -21,10 +21,12 @@ use quinn_proto::{
 use weald_proto::addr::{Dual, Pools};
 use weald_proto::codec::{MAX_MESSAGE_LEN, Message as _};
 use weald_proto::id::{Identity, NodeId};
+use weald_proto::join::RenewResponse;
 use weald_proto::name::{ApplicationName, Zone};
 use weald_proto::session::{ALPN, ClusterToNet, NetToCluster, VERSION};
 use weald_proto::statement::Signed;
 use weald_proto::stream::{Deframer, framed};
+use weald_trust::pki::ClusterAuthority;
 use weald_trust::tls::{self, Credentials};
 
 /// The longest pause between two looks at the clock.
@@ -36,6 +38,8 @@ pub(super) struct Book {
     pub(super) grants: Vec<Signed>,
     pub(super) nodes: BTreeMap<NodeId, (Dual, Signed)>,
     pub(super) applications: BTreeMap<ApplicationName, Vec<Signed>>,
+    /// Gives nodes their next certificates; without it nobody answers.
+    pub(super) issuer: Option<Arc<ClusterAuthority>>,
 }
 
 /// What nodes have said.
@@ -305,6 +309,20 @@ fn answer(
                 None => ClusterToNet::Unknown(application),
             };
             applications.into_iter().map(answer).collect()
+        }
+        NetToCluster::Renew(request) => {
+            let node = Identity::Node(node.clone());
+            let renewed = book.issuer.iter().map(|issuer| {
+                match issuer.issue_for_csr(&node, &request.csr, SystemTime::now()) {
+                    Ok(chain) => RenewResponse::Renewed {
+                        chain: chain.ders().into_iter().map(|der| der.to_vec()).collect(),
+                    },
+                    Err(error) => RenewResponse::Refused {
+                        text: format!("{error:#}"),
+                    },
+                }
+            });
+            renewed.map(ClusterToNet::Renewed).collect()
         }
         NetToCluster::Addresses(_) | NetToCluster::KeepAlive => Vec::new(),
     }

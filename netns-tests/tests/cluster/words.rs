@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use weald_proto::addr::Dual;
@@ -13,9 +13,9 @@ use weald_proto::statement::{
     Grant, InstanceStatement, Lease, LeasedInstance, NodeStatement, Revocations, ServiceStatement,
     Signed, Statement,
 };
-use weald_proto::table::LanePolicy;
+use weald_proto::table::{AcceptPolicy, LanePolicy};
 use weald_trust::pki::store::Store;
-use weald_trust::pki::{ClusterAuthority, RootAuthority, unix_time};
+use weald_trust::pki::{ClusterAuthority, Lives, RootAuthority, unix_time};
 use weald_trust::statement::{sign_cluster, sign_root};
 use weald_trust::tls::{Clock, Credentials};
 
@@ -36,6 +36,15 @@ impl Authorities {
         let root = Store::open(folder)?;
         let home = root.cluster(&Label::new("home")?, SystemTime::now())?.0;
         Ok(Self { root, home })
+    }
+
+    /// An authority of the cluster whose certificates live for so long.
+    pub(super) fn issuer(&self, life: Duration) -> Result<ClusterAuthority> {
+        let (home, _) = self.root.cluster(self.home.name(), SystemTime::now())?;
+        Ok(home.with_lives(Lives {
+            member: life,
+            ..Lives::default()
+        }))
     }
 
     /// What the orchestrator of the cluster shows.
@@ -141,6 +150,7 @@ impl Authorities {
             round_robin: dual(100, number)?,
             closest: dual(101, number)?,
             lane: LanePolicy::Auto,
+            accept: AcceptPolicy::Late,
         }))
     }
 

@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result};
 use bytes::{Bytes, BytesMut};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Endpoint, EndpointConfig, Event,
-    ServerConfig, VarInt,
+    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
+    Event, ServerConfig, VarInt,
 };
 use weald_trust::tls::SERVER_NAME;
 
@@ -50,6 +50,28 @@ pub(super) fn dial(
     end.run(patience)
 }
 
+/// Dials, says something on a stream once this end takes the connection for established, and stays
+/// for a while, whatever it hears, or until it is sent away.
+///
+/// # Errors
+/// The socket fails.
+pub(super) fn stay(
+    socket: &UdpSocket,
+    to: SocketAddr,
+    crypto: QuicClientConfig,
+    say: Vec<u8>,
+    time: Duration,
+) -> Result<Met> {
+    let mut end = End::new(socket, None);
+    let config = ClientConfig::new(Arc::new(crypto));
+    let now = Instant::now();
+    let dialled = end.endpoint.connect(now, config, to, SERVER_NAME)?;
+    end.connection = Some(dialled);
+    end.stream = say;
+    end.stays = true;
+    end.run(time)
+}
+
 /// Waits to be dialled, once.
 ///
 /// # Errors
@@ -67,6 +89,8 @@ struct End<'a> {
     endpoint: Endpoint,
     connection: Option<(ConnectionHandle, Connection)>,
     say: Option<Bytes>,
+    stream: Vec<u8>,
+    stays: bool,
     met: Met,
 }
 
@@ -80,6 +104,8 @@ impl<'a> End<'a> {
             endpoint: Endpoint::new(Arc::new(config), server, false, None),
             connection: None,
             say: None,
+            stream: Vec::new(),
+            stays: false,
             met: Met::default(),
         }
     }
@@ -89,12 +115,15 @@ impl<'a> End<'a> {
         let mut buffer = [0; 2048];
         loop {
             self.drive()?;
-            if self.met.lost.is_some() || self.met.datagram.is_some() {
+            let has_heard = self.met.datagram.is_some() && !self.stays;
+            if self.met.lost.is_some() || has_heard {
                 break;
             }
-            let left = deadline
-                .checked_duration_since(Instant::now())
-                .context("nothing was heard in time")?;
+            let left = deadline.checked_duration_since(Instant::now());
+            if left.is_none() && self.stays {
+                break;
+            }
+            let left = left.context("nothing was heard in time")?;
             self.socket
                 .set_read_timeout(Some(left.min(LOOK).max(Duration::from_millis(1))))?;
             match self.socket.recv_from(&mut buffer) {
@@ -155,6 +184,11 @@ impl<'a> End<'a> {
                 Event::Connected => {
                     if let Some(say) = self.say.take() {
                         connection.datagrams().send(say, false)?;
+                    }
+                    if !self.stream.is_empty() {
+                        let stream = connection.streams().open(Dir::Uni);
+                        let stream = stream.context("no stream may be opened")?;
+                        connection.send_stream(stream).write(&self.stream)?;
                     }
                 }
                 Event::ConnectionLost { reason } => self.met.lost = Some(reason.to_string()),

@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use weald_proto::addr::Pools;
-use weald_proto::control::{Generation, NodeReport, Refusal, Standing};
+use weald_proto::control::{Generation, InstanceReport, NodeReport, Refusal, Standing};
 use weald_proto::id::{Label, NodeId, Organisation, RelayId};
 use weald_proto::name::{ApplicationName, InstanceId, Zone};
 use weald_proto::spec::{Place, ServiceSpec};
@@ -33,7 +33,7 @@ use crate::Now;
 use crate::addresses::{ClusterAddresses, Holder, Plan};
 use crate::interests::RowBook;
 use crate::membership::Membership;
-use crate::record::{Record, RecordError};
+use crate::record::{Record, RecordError, Write};
 use crate::schedule::Inventory;
 use crate::sync::{Action, Duties, Reporter, Want, Wants};
 use crate::trust::Trust;
@@ -48,8 +48,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 pub const NODES_EVERY: Duration = Duration::from_secs(5);
 /// How long a worker is given to take an instance or to reject it.
 pub const ANSWER: Duration = Duration::from_secs(3);
-/// How long an instance runs before it is in the tables, if others of its service are there: by then
-/// a server listens. The first one is there at once, since nobody else answers.
+/// How long an instance without TCP ports runs before it is in the tables, if others of its service
+/// may be there: by then a server most likely answers. The first one is there at once, since nobody
+/// else answers. One with TCP ports runs only once it listens on them, and is there at once.
 pub const SETTLE: Duration = Duration::from_millis(500);
 /// How long an instance that shall be gone still runs once it is out of the tables: by then nobody
 /// picks it any more, and short requests have been answered.
@@ -78,6 +79,8 @@ pub struct Settings {
 #[derive(Debug, Default)]
 struct WorkerSide {
     wants: Wants<Work>,
+    /// SHA-256 of the SubjectPublicKeyInfo that it proved to hold.
+    key: [u8; 32],
     connected: bool,
     /// Whether it has said Hello on this connection.
     greeted: bool,
@@ -117,6 +120,8 @@ pub struct Cluster {
     heartbeats: u64,
     last_heartbeat: Option<Duration>,
     last_nodes: Option<Duration>,
+    /// Reports of workers that were taken for nothing.
+    refused_reports: u64,
     asked_addresses: Option<(Generation, Duration)>,
     grant: Option<Grant>,
     /// The newest grant of each cluster, this one's among them.
@@ -181,6 +186,7 @@ impl Cluster {
             heartbeats: 0,
             last_heartbeat: None,
             last_nodes: None,
+            refused_reports: 0,
             asked_addresses: None,
             grant: None,
             grants: BTreeMap::new(),
@@ -228,7 +234,7 @@ impl Cluster {
                 self.reporter.disconnected();
             }
             Input::Root(message) => self.handle_root(message, now, &mut step)?,
-            Input::WorkerConnected(node) => self.connect_worker(&node),
+            Input::WorkerConnected(node, key) => self.connect_worker(&node, key),
             Input::WorkerDisconnected(node) => self.disconnect_worker(&node),
             Input::Worker(node, message) => self.handle_worker(&node, message, now, &mut step)?,
             Input::NetConnected {
@@ -297,8 +303,23 @@ impl Cluster {
                 node_ip: node.node_ip,
                 cpu_percent: load.0,
                 memory_mib: load.1,
+                key: node.key,
             })
         })
+    }
+
+    /// Every instance that the cluster has taken on, with what is said of it.
+    pub fn instances(&self) -> impl Iterator<Item = &InstanceReport> {
+        self.duties
+            .iter()
+            .filter_map(|(instance, _)| self.reporter.get(instance))
+    }
+
+    /// How many reports of workers were taken for nothing since the start: of instances, or of lives,
+    /// that they were not given. One that has forgotten something may have said so honestly.
+    #[must_use]
+    pub const fn refused_reports(&self) -> u64 {
+        self.refused_reports
     }
 
     /// Every address that the cluster has assigned, with its owner.
@@ -370,7 +391,7 @@ impl Cluster {
                 kept: kept.clone(),
             };
             step.writes
-                .push(state::put(state::DUTY, instance.to_string(), &stored)?);
+                .push(Write::put(state::DUTY, instance.to_string(), &stored)?);
         }
         Ok(())
     }
@@ -394,7 +415,7 @@ impl Cluster {
                 generation,
             };
             let key = gone_key(node, instance);
-            step.writes.push(state::put(state::GONE, key, &stored)?);
+            step.writes.push(Write::put(state::GONE, key, &stored)?);
             self.gone
                 .insert((node.clone(), instance.clone()), generation);
         }
@@ -405,7 +426,7 @@ impl Cluster {
         let key = (node.clone(), instance.clone());
         if self.gone.remove(&key).is_some() {
             step.writes
-                .push(state::delete(state::GONE, gone_key(node, instance)));
+                .push(Write::delete(state::GONE, gone_key(node, instance)));
         }
     }
 }

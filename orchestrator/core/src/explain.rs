@@ -47,7 +47,7 @@ impl History {
     }
 
     /// The attempts that are kept, oldest first.
-    pub fn attempts(&self) -> impl Iterator<Item = &Attempt> {
+    pub fn attempts(&self) -> impl DoubleEndedIterator<Item = &Attempt> {
         self.attempts.iter()
     }
 
@@ -93,6 +93,18 @@ impl History {
         }
         Ok(())
     }
+}
+
+/// How an instance is now, and where, as its tiers have said: a line for a user, with its newline.
+#[must_use]
+pub fn present(instance: &InstanceId, status: &str, node: Option<&str>, detail: &str) -> String {
+    let on = node.map(|node| format!(" on {}", Shown(node)));
+    let why = if detail.is_empty() { "" } else { ": " };
+    format!(
+        "{instance} is {status}{}{why}{}\n",
+        on.unwrap_or_default(),
+        Shown(detail)
+    )
 }
 
 fn count(number: u64, what: &str) -> String {

@@ -44,6 +44,25 @@ pub struct RecordError {
     pub reason: String,
 }
 
+impl Write {
+    /// Stores a value as JSON.
+    ///
+    /// # Errors
+    /// As [`Record::new`].
+    pub fn put<T: Serialize>(kind: &str, key: String, value: &T) -> Result<Self, RecordError> {
+        Record::new(kind, key, value).map(Self::Put)
+    }
+
+    /// Removes a record.
+    #[must_use]
+    pub fn delete(kind: &str, key: String) -> Self {
+        Self::Delete {
+            kind: kind.to_owned(),
+            key,
+        }
+    }
+}
+
 impl Record {
     /// Writes a value as JSON.
     ///

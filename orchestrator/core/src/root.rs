@@ -34,11 +34,11 @@ use crate::cluster::LEASE_LIFE;
 use crate::interests::RowBook;
 use crate::lifecycle::is_over;
 use crate::membership::Membership;
-use crate::record::{Record, RecordError};
+use crate::record::{Record, RecordError, Write};
 use crate::sync::{Want, Wants};
 use crate::trust::Trust;
 
-pub use command::{Command, CommandError, Done, MAX_INSTANCES, Scope};
+pub use command::{Command, CommandError, Distrusted, Done, MAX_INSTANCES, Scope};
 pub use state::{Application, ClusterState, Instance, Service};
 use state::{COUNTERS, Counters, Loaded, ONLY, Removed, StoredGone, StoredRevocations};
 pub use step::{Effect, Input, Step};
@@ -58,6 +58,8 @@ struct ClusterSide {
     connected: bool,
     greeted: bool,
     aggregate: Option<Aggregate>,
+    /// When it last said how it is, in seconds since 1970; none since root was started.
+    said: Option<u64>,
     /// What was offered to it and does not show in its sums yet.
     offered: BTreeMap<InstanceId, Resources>,
     nodes: Vec<NodeReport>,
@@ -365,7 +367,7 @@ impl Root {
         self.speak_rows(step);
         if self.counters != self.stored_counters {
             // First of all: nothing may be known to anybody under a number that is given again.
-            let stored = state::put(COUNTERS, ONLY.to_owned(), &self.counters)?;
+            let stored = Write::put(COUNTERS, ONLY.to_owned(), &self.counters)?;
             step.writes.insert(0, stored);
             self.stored_counters = self.counters;
         }
@@ -374,7 +376,7 @@ impl Root {
 
     fn keep_instance(&self, id: &InstanceId, step: &mut Step) -> Result<(), RecordError> {
         if let Some(instance) = self.instances.get(id) {
-            let stored = state::put(state::INSTANCE, id.to_string(), instance)?;
+            let stored = Write::put(state::INSTANCE, id.to_string(), instance)?;
             step.writes.push(stored);
         }
         Ok(())
@@ -396,7 +398,7 @@ impl Root {
                 generation,
             };
             let key = format!("{cluster}/{instance}");
-            step.writes.push(state::put(state::GONE, key, &gone)?);
+            step.writes.push(Write::put(state::GONE, key, &gone)?);
             self.gone
                 .insert((cluster.clone(), instance.clone()), generation);
         }
@@ -407,7 +409,7 @@ impl Root {
         let key = (cluster.clone(), instance.clone());
         if self.gone.remove(&key).is_some() {
             let key = format!("{cluster}/{instance}");
-            step.writes.push(state::delete(state::GONE, key));
+            step.writes.push(Write::delete(state::GONE, key));
         }
     }
 

@@ -6,7 +6,7 @@ use weald_proto::addr::Dual;
 use weald_proto::id::{Label, Organisation};
 use weald_proto::name::{ApplicationName, ServiceName};
 use weald_proto::spec::{Resources, Runtime, ServiceSpec};
-use weald_proto::table::LanePolicy;
+use weald_proto::table::{AcceptPolicy, LanePolicy};
 
 pub(crate) fn label(text: &str) -> Label {
     Label::new(text).unwrap()
@@ -32,12 +32,14 @@ pub(crate) fn spec(name: ServiceName, resources: Resources) -> ServiceSpec {
         round_robin: Dual::default(),
         closest: Dual::default(),
         lane: LanePolicy::Auto,
+        accept: AcceptPolicy::Late,
         runtime: Runtime::Process,
         code: "/bin/true".to_owned(),
         command: Vec::new(),
         environment: Vec::new(),
         resources,
         ports: Vec::new(),
+        listens: Vec::new(),
         one_shot: false,
         constraints: Vec::new(),
         scheduler: None,

@@ -26,6 +26,11 @@ pub const DEFAULT: &dyn Scheduler = &BestFit;
 /// Every scheduler that can be named.
 const SCHEDULERS: [&dyn Scheduler; 1] = [&BestFit];
 
+/// The names of the schedulers that an SLA may ask for.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SCHEDULERS.iter().map(|it| it.name())
+}
+
 /// A way to choose a node.
 pub trait Scheduler: fmt::Debug + Send + Sync {
     /// The name in an SLA and in a cluster's configuration.

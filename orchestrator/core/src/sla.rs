@@ -11,23 +11,24 @@
 //! | field | what is done |
 //! |---|---|
 //! | `sla_version` | `v2.0` |
-//! | `customerID`, `applicationID`, `application_desc` | kept in the draft; who may ask is REST's to decide |
+//! | `customerID`, `applicationID`, `application_desc` | kept in the draft; who may ask for whom is REST's to decide |
 //! | names and namespaces | 1 to 30 letters and digits, none of them reserved; case is folded, and what differs only in case collides |
 //! | `microserviceID` | empty in v2.0; read past in the slides' form, where root gives its own |
 //! | `virtualization` | `process`, `container` or `docker`, `unikernel`, `microvm` or `crosvm`, `wasm` |
 //! | `code`, `arch` | as many archives as architectures for a unikernel, kept as `arch=url,arch=url`; `arch` is refused elsewhere |
 //! | `cmd`, `environment`, `one_shot` | honoured |
-//! | `memory` .. `storage` | reserved and enforced; absent is 0, nothing asked |
+//! | `memory`, `vcpus` | reserved when placing, and enforced; absent is 0, nothing asked |
+//! | `vgpus`, `vtpus`, `bandwidth_in`, `bandwidth_out`, `storage` | reserved when placing: a node that offers none takes nothing that asks for some; not enforced, which [`unheeded()`] says |
 //! | `port` | honoured; one port alone is the same outside and inside; a port of the host stands once per service |
 //! | `addresses` | pinned if inside the pools and used once; `instances` is refused: clusters assign from granted blocks |
 //! | `constraints` | honoured; a field that the type does not read is refused; several `geo` are alternatives |
 //! | `rigidness` | 0 to 1, and honoured at its strictest: a constraint always holds |
 //! | `convergence_time` | the shortest one bounds scheduling; 300 s without any |
-//! | `connectivity` | kept in the draft |
+//! | `connectivity` | checked and kept; nothing acts on it yet, which [`unheeded()`] says |
 //! | `target_node` | as a `direct` constraint on that node |
-//! | `added_files` | kept in the draft in the slides' form, whose example has it; refused in v2.0 |
+//! | `added_files` | kept in the slides' form, whose example has it, though nothing fetches them, which [`unheeded()`] says; refused in v2.0 |
 //! | `privileged`, `volumes`, `sla_violation_strategy`, `state`, `args` | refused unless false or empty |
-//! | `lane`, `scheduler` | ours: `auto`, `l3`, `l4`; a scheduler's name |
+//! | `lane`, `accept`, `scheduler` | ours: `auto`, `l3`, `l4`; `late`, `early`; the name of a scheduler that there is |
 //!
 //! # The slides' form
 //!
@@ -45,13 +46,16 @@ use weald_proto::sla::Microservice;
 use weald_proto::spec::ServiceSpec;
 
 pub use fault::{Fault, SlaError};
+pub use unheeded::unheeded;
 
 mod fault;
+mod unheeded;
 
 mod read;
 
 mod check;
 
+mod lanes;
 mod parts;
 
 #[cfg(test)]

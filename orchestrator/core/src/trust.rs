@@ -26,6 +26,9 @@ pub trait Trust: fmt::Debug + Send {
     /// Why not.
     fn judge(&mut self, signed: &Signed, unix: u64) -> Result<Statement, String>;
 
+    /// By what a cluster's key (Ed25519) is revoked: SHA-256 of its SubjectPublicKeyInfo.
+    fn key_hash(&self, key: &[u8; 32]) -> [u8; 32];
+
     /// The token that admits a node with this key (SHA-256 of its SubjectPublicKeyInfo) to relays.
     ///
     /// # Errors

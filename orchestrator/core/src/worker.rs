@@ -4,11 +4,14 @@
 //! writes that are to be committed first, then effects. It starts nothing itself; a runtime that
 //! is told to start what runs already takes it up again, so that a restarted worker starts
 //! everything that it has taken on.
+//!
+//! One whose service has TCP ports is Running once it listens on them, so that nobody is led to a
+//! server that does not answer yet.
 
 mod admission;
 mod step;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -211,11 +214,13 @@ impl Worker {
             ClusterToWorker::Acknowledged { sequence } => {
                 for gone in self.reporter.handle_acknowledged(sequence) {
                     if self.duties.handle_known_end(&gone) {
-                        step.writes.push(delete(DUTY, &gone));
+                        step.writes.push(Write::delete(DUTY, gone.to_string()));
                         self.forget_end(&gone, step);
                     }
                 }
             }
+            // Certificates are the shell's, which takes them before this is heard.
+            ClusterToWorker::Renewed(_) => {}
         }
         Ok(())
     }
@@ -244,16 +249,19 @@ impl Worker {
 
     fn admit(&self, instance: &InstanceId, spec: &ServiceSpec) -> Result<(), Reason> {
         let others = self.duties.iter().filter_map(|(other, kept)| {
-            let over = self
-                .ended
-                .get(other)
-                .is_some_and(|ended| ended.generation == kept.generation);
+            let over = self.is_over(other, kept.generation);
             match &kept.duty {
                 Duty::Run(work) if other != instance && !over => Some((other, &work.spec)),
                 Duty::Run(_) | Duty::End => None,
             }
         });
         admission::admit(&self.capacity, &others.collect::<Vec<_>>(), spec)
+    }
+
+    /// Whether a life has ended by itself.
+    fn is_over(&self, instance: &InstanceId, generation: Generation) -> bool {
+        let ended = self.ended.get(instance);
+        ended.is_some_and(|ended| ended.generation == generation)
     }
 
     fn take_on(&mut self, outcome: Outcome<Work>, step: &mut Step) -> Result<(), RecordError> {
@@ -316,10 +324,11 @@ impl Worker {
             // Of a life that has been replaced.
             return Ok(());
         }
-        let (ends, one_shot) = match &kept.duty {
-            Duty::End => (true, false),
-            Duty::Run(work) => (false, work.spec.one_shot),
+        let (ends, one_shot, ports) = match &kept.duty {
+            Duty::End => (true, false, BTreeSet::new()),
+            Duty::Run(work) => (false, work.spec.one_shot, work.spec.tcp_ports()),
         };
+        let over = self.is_over(instance, generation);
         match event {
             RuntimeEvent::Stopped if ends => {
                 let report = self.report(instance, generation, Phase::Terminated, "");
@@ -327,8 +336,19 @@ impl Worker {
             }
             // While it is being ended, how it ends by itself is of no interest.
             _ if ends => {}
-            RuntimeEvent::Running => {
+            // Said by another than who said that it has ended, and late.
+            RuntimeEvent::Listens | RuntimeEvent::Quiet(_) if over => {}
+            RuntimeEvent::Running if !ports.is_empty() => step.effects.push(Effect::Await {
+                instance: instance.clone(),
+                generation,
+                ports,
+            }),
+            RuntimeEvent::Running | RuntimeEvent::Listens => {
                 let report = self.report(instance, generation, Phase::Running, "");
+                self.reporter.set(report);
+            }
+            RuntimeEvent::Quiet(why) => {
+                let report = self.report(instance, generation, Phase::Creating, &why);
                 self.reporter.set(report);
             }
             RuntimeEvent::Stopped => {
@@ -401,7 +421,7 @@ impl Worker {
 
     fn forget_end(&mut self, instance: &InstanceId, step: &mut Step) {
         if self.ended.remove(instance).is_some() {
-            step.writes.push(delete(ENDED, instance));
+            step.writes.push(Write::delete(ENDED, instance.to_string()));
         }
     }
 
@@ -417,15 +437,10 @@ impl Worker {
             Some(Duty::End) | None => Dual::default(),
         };
         InstanceReport {
-            instance: instance.clone(),
-            generation,
-            phase,
             detail: detail.to_owned(),
             node: Some(self.node.clone()),
             instance_ip,
-            exit_status: None,
-            cpu_percent: 0.0,
-            memory_mib: 0,
+            ..InstanceReport::new(instance.clone(), generation, phase)
         }
     }
 
@@ -450,13 +465,6 @@ impl Worker {
                 memory_mib,
             }));
         }
-    }
-}
-
-fn delete(kind: &str, instance: &InstanceId) -> Write {
-    Write::Delete {
-        kind: kind.to_owned(),
-        key: instance.to_string(),
     }
 }
 

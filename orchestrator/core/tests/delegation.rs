@@ -6,7 +6,16 @@
     reason = "helpers of tests may fail loudly; clippy exempts only the tests themselves"
 )]
 
-use std::collections::{BTreeMap, VecDeque};
+mod support {
+    pub(crate) mod names;
+}
+
+#[path = "placing/lies.rs"]
+mod lies;
+#[path = "placing/refusals.rs"]
+mod refusals;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use orchestrator_core::Now;
@@ -14,44 +23,19 @@ use orchestrator_core::addresses::Plan;
 use orchestrator_core::cluster::{self, Cluster, Settings};
 use orchestrator_core::root::{self, Command, CommandError, Root, Scope};
 use orchestrator_core::sla::{self, ApplicationDraft};
-use orchestrator_core::trust::Trust;
 use orchestrator_core::worker::{self, RuntimeEvent, Worker};
 use weald_proto::addr::Pools;
 use weald_proto::codec::Message as _;
-use weald_proto::control::{NodeCapacity, Phase, Standing};
+use weald_proto::control::{
+    ClusterToRoot, ClusterToWorker, NodeCapacity, Phase, Reason, Standing, WorkerToCluster,
+};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId, Zone};
 use weald_proto::session::{ClusterToNet, NetToCluster};
 use weald_proto::spec::{Resources, Runtime};
-use weald_proto::statement::{Signed, Statement};
+use weald_proto::statement::Statement;
 
-/// Signs with a name instead of a key.
-#[derive(Debug)]
-struct Names(Option<Label>);
-
-impl Trust for Names {
-    fn sign(&self, statement: &Statement) -> Result<Signed, String> {
-        Ok(Signed {
-            statement: statement.encode().map_err(|error| error.to_string())?,
-            signature: Vec::new(),
-            cluster: self.0.clone(),
-        })
-    }
-
-    fn judge(&mut self, signed: &Signed, _: u64) -> Result<Statement, String> {
-        Statement::decode(&signed.statement).map_err(|error| error.to_string())
-    }
-
-    fn relay_token(
-        &self,
-        node: &NodeId,
-        _: &[u8; 32],
-        organisation: &Organisation,
-        _: u64,
-    ) -> Result<Vec<u8>, String> {
-        Ok(format!("{node} of {organisation}").into_bytes())
-    }
-}
+use support::names::Names;
 
 fn label(text: &str) -> Label {
     Label::new(text).unwrap()
@@ -59,6 +43,11 @@ fn label(text: &str) -> Label {
 
 fn organisation(name: &str) -> Organisation {
     Organisation(label(name))
+}
+
+/// The key of a node of this name.
+fn key(node: &str) -> [u8; 32] {
+    [node.as_bytes()[0]; 32]
 }
 
 /// An application `name.prod` with one service `web.prod` that needs so much.
@@ -97,9 +86,17 @@ struct Tiers {
     workers: BTreeMap<NodeId, Worker>,
     /// Workers that hear and say nothing.
     silent: Vec<NodeId>,
+    /// Workers that reject what they are offered, and why.
+    rejecting: BTreeMap<NodeId, Reason>,
+    /// What workers are told that hear it late.
+    late: BTreeMap<NodeId, Vec<worker::Input>>,
     /// What each netmanager was told.
     nets: BTreeMap<NodeId, Vec<ClusterToNet>>,
+    /// Who is to say when it listens on which ports.
+    awaited: Vec<(NodeId, InstanceId, u64, BTreeSet<u16>)>,
     queue: VecDeque<Event>,
+    /// What root is told while it is out of reach.
+    held: Option<Vec<root::Input>>,
 }
 
 enum Event {
@@ -119,8 +116,12 @@ impl Tiers {
             clusters: BTreeMap::new(),
             workers: BTreeMap::new(),
             silent: Vec::new(),
+            rejecting: BTreeMap::new(),
+            late: BTreeMap::new(),
             nets: BTreeMap::new(),
+            awaited: Vec::new(),
             queue: VecDeque::new(),
+            held: None,
         };
         for (at, (site, nodes)) in sites.iter().enumerate() {
             let name = label(site);
@@ -160,7 +161,7 @@ impl Tiers {
                 };
                 let (worker, _) = Worker::restore(id.clone(), capacity, &[]).unwrap();
                 tiers.workers.insert(id.clone(), worker);
-                let input = cluster::Input::WorkerConnected(label(node));
+                let input = cluster::Input::WorkerConnected(label(node), key(node));
                 tiers.queue.push_back(Event::Cluster(name.clone(), input));
                 let input = worker::Input::Connected;
                 tiers.queue.push_back(Event::Worker(id, input));
@@ -215,26 +216,64 @@ impl Tiers {
     fn settle(&mut self) {
         while let Some(event) = self.queue.pop_front() {
             let now = self.at();
-            match event {
-                Event::Root(input) => {
+            match (event, &mut self.held) {
+                (Event::Root(input), Some(held)) => held.push(input),
+                (Event::Root(input), None) => {
                     let step = self.root.handle(input, now).unwrap();
                     self.root_effects(step);
                 }
-                Event::Cluster(name, input) => {
+                (Event::Cluster(name, input), _) => {
                     let cluster = self.clusters.get_mut(&name).unwrap();
                     let step = cluster.handle(input, now).unwrap();
                     self.cluster_effects(&name, step);
                 }
-                Event::Worker(id, input) => {
+                (Event::Worker(id, input), _) => {
                     if self.silent.contains(&id) {
                         continue;
                     }
+                    let Some(input) = self.heard(&id, input) else {
+                        continue;
+                    };
                     let worker = self.workers.get_mut(&id).unwrap();
                     let step = worker.handle(input, now).unwrap();
                     self.worker_effects(&id, step);
                 }
             }
         }
+    }
+
+    /// What a worker hears of what it is told: it may hear that later, or reject it.
+    fn heard(&mut self, id: &NodeId, input: worker::Input) -> Option<worker::Input> {
+        let is_message = matches!(input, worker::Input::Message(_));
+        if let (Some(waiting), true) = (self.late.get_mut(id), is_message) {
+            waiting.push(input);
+            return None;
+        }
+        let (
+            Some(reason),
+            worker::Input::Message(ClusterToWorker::Deploy {
+                instance,
+                generation,
+                ..
+            }),
+        ) = (self.rejecting.get(id), &input)
+        else {
+            return Some(input);
+        };
+        let rejected = WorkerToCluster::Rejected {
+            instance: instance.clone(),
+            generation: *generation,
+            reason: reason.clone(),
+        };
+        self.worker_says(id, rejected);
+        None
+    }
+
+    /// A worker says something, whatever it was told.
+    fn worker_says(&mut self, id: &NodeId, message: WorkerToCluster) {
+        let input = cluster::Input::Worker(id.name.clone(), message);
+        self.queue
+            .push_back(Event::Cluster(id.cluster.clone(), input));
     }
 
     fn root_effects(&mut self, step: root::Step) {
@@ -292,6 +331,11 @@ impl Tiers {
                     generation,
                     ..
                 } => runtime(instance, generation, RuntimeEvent::Running),
+                worker::Effect::Await {
+                    instance,
+                    generation,
+                    ports,
+                } => self.awaited.push((id.clone(), instance, generation, ports)),
                 worker::Effect::Stop {
                     instance,
                     generation,
@@ -305,6 +349,18 @@ impl Tiers {
             self.queue
                 .push_back(Event::Cluster(id.cluster.clone(), input));
         }
+    }
+
+    /// The oldest one that was asked says something of its ports.
+    fn say_of_ports(&mut self, event: RuntimeEvent) {
+        let (node, instance, generation, _) = self.awaited[0].clone();
+        let input = worker::Input::Runtime {
+            instance,
+            generation,
+            event,
+        };
+        self.queue.push_back(Event::Worker(node, input));
+        self.settle();
     }
 
     fn net(&mut self, node: &str, message: NetToCluster) {
@@ -367,11 +423,18 @@ fn rows(told: &[ClusterToNet]) -> Vec<Statement> {
         | ClusterToNet::Lease(_)
         | ClusterToNet::Grant(_)
         | ClusterToNet::Revocations(_)
-        | ClusterToNet::Unknown(_) => None,
+        | ClusterToNet::Unknown(_)
+        | ClusterToNet::Renewed(_) => None,
     });
     rows.flatten()
         .map(|signed| Statement::decode(&signed.statement).unwrap())
         .collect()
+}
+
+/// How many rows of instances came that are in the tables.
+fn hosted(told: &[ClusterToNet]) -> usize {
+    let here = |it: &&Statement| matches!(it, Statement::Instance(it) if !it.removed);
+    rows(told).iter().filter(here).count()
 }
 
 #[test]
@@ -425,7 +488,7 @@ fn three_refusals_are_explained_with_their_figures() {
     let paris = NodeId::new(label("paris"), label("z"));
     let (worker, _) = Worker::restore(paris.clone(), big, &[]).unwrap();
     tiers.workers.insert(paris.clone(), worker);
-    let input = cluster::Input::WorkerConnected(label("z"));
+    let input = cluster::Input::WorkerConnected(label("z"), key("z"));
     tiers.queue.push_back(Event::Cluster(label("paris"), input));
     tiers
         .queue
@@ -453,11 +516,6 @@ fn another_server_is_in_the_tables_when_it_has_settled() {
     let mut tiers = Tiers::new(&[("munich", &[("a", 1000, 1000)])]);
     tiers.deploy(draft("shop", 100, 10));
     tiers.join("munich/a", "shop.prod");
-    let hosted = |told: &[ClusterToNet]| {
-        let rows = rows(told);
-        let here = |it: &&Statement| matches!(it, Statement::Instance(it) if !it.removed);
-        rows.iter().filter(here).count()
-    };
     assert_eq!(
         hosted(&tiers.told("munich/a")),
         1,
@@ -476,6 +534,78 @@ fn another_server_is_in_the_tables_when_it_has_settled() {
     assert_eq!(hosted(&tiers.told("munich/a")), 0);
     tiers.pass(Duration::from_millis(200));
     assert_eq!(hosted(&tiers.told("munich/a")), 1);
+}
+
+#[test]
+fn one_with_ports_runs_and_is_in_the_tables_once_it_listens() {
+    let mut tiers = Tiers::new(&[("munich", &[("a", 1000, 1000)])]);
+    let mut draft = draft("shop", 100, 10);
+    draft.services[0].spec.listens = vec![80];
+    let first = tiers.deploy(draft);
+    tiers.join("munich/a", "shop.prod");
+    let asked: Vec<_> = tiers.awaited.iter().map(|it| &it.3).collect();
+    assert_eq!(asked, [&BTreeSet::from([80])]);
+    tiers.say_of_ports(RuntimeEvent::Quiet("it does not".to_owned()));
+    let known = tiers.root.instance(&first).unwrap();
+    assert_eq!(
+        (known.phase(), known.detail.as_str()),
+        (Phase::Creating, "it does not")
+    );
+    tiers.pass(Duration::from_secs(5));
+    assert_eq!(hosted(&tiers.told("munich/a")), 0);
+    tiers.say_of_ports(RuntimeEvent::Listens);
+    let known = tiers.root.instance(&first).unwrap();
+    assert_eq!((known.phase(), known.detail.as_str()), (Phase::Running, ""));
+    assert_eq!(hosted(&tiers.told("munich/a")), 1);
+
+    // The next one does not settle: that it listens is known.
+    let service = tiers.root.services().next().unwrap().id.clone();
+    tiers.awaited.clear();
+    tiers.command(Command::Scale(service, 2)).unwrap();
+    assert_eq!(hosted(&tiers.told("munich/a")), 0);
+    tiers.say_of_ports(RuntimeEvent::Listens);
+    assert_eq!(hosted(&tiers.told("munich/a")), 1);
+
+    // It ends, and what is heard late of its ports does not wake it up.
+    let exit = RuntimeEvent::Exited {
+        status: 1,
+        detail: None,
+    };
+    let second = tiers.awaited[0].1.clone();
+    tiers.say_of_ports(exit);
+    tiers.say_of_ports(RuntimeEvent::Listens);
+    assert_eq!(tiers.phase(&second), Phase::Failed);
+    assert_eq!(hosted(&tiers.told("munich/a")), 0);
+}
+
+#[test]
+fn others_may_answer_until_root_has_said_that_there_are_none() {
+    let mut tiers = Tiers::new(&[
+        ("munich", &[("a", 900, 1000)]),
+        ("paris", &[("a", 600, 1000)]),
+    ]);
+    let first = tiers.deploy(draft("shop", 500, 10));
+    assert_eq!(tiers.host(&first), "munich/a");
+    let service = tiers.root.services().next().unwrap().id.clone();
+    // Paris has the second, and does not hear of the first in munich.
+    tiers.held = Some(Vec::new());
+    tiers.command(Command::Scale(service, 2)).unwrap();
+    let rows_of_instances = |tiers: &Tiers| {
+        let of = |input: &root::Input| {
+            let root::Input::Cluster(_, ClusterToRoot::Rows(rows)) = input else {
+                return 0;
+            };
+            let all = rows
+                .iter()
+                .map(|it| Statement::decode(&it.statement).unwrap());
+            all.filter(|it| matches!(it, Statement::Instance(_)))
+                .count()
+        };
+        tiers.held.iter().flatten().map(of).sum::<usize>()
+    };
+    assert_eq!(rows_of_instances(&tiers), 0);
+    tiers.pass(cluster::SETTLE + Duration::from_millis(100));
+    assert_eq!(rows_of_instances(&tiers), 1);
 }
 
 #[test]
@@ -501,6 +631,10 @@ fn netmanagers_are_told_what_they_want_and_may_know() {
         ClusterToNet::Welcome { node_ip, relay_token, .. }
             if node_ip.v4.is_some() && relay_token == b"munich/a of acme"
     ));
+    let welcomes = told
+        .iter()
+        .filter(|it| matches!(it, ClusterToNet::Welcome { .. }));
+    assert_eq!(welcomes.count(), 1, "{told:?}");
     assert!(told.iter().any(|it| matches!(it, ClusterToNet::Grant(_))));
     assert!(told.iter().any(|it| matches!(it, ClusterToNet::Lease(_))));
     let unknown =
@@ -638,7 +772,8 @@ fn what_a_user_may_not_see_does_not_exist() {
         .unwrap_err();
     assert_eq!(
         other.to_string(),
-        "application shop.prod exists already; choose another name or namespace"
+        "application shop.prod exists already; choose another name or namespace: rows, leases and \
+         names carry the application's name alone, so all organisations share its namespaces"
     );
     assert_eq!(tiers.root.services().count(), 1);
 }

@@ -8,14 +8,19 @@
     reason = "helpers of tests may fail loudly; clippy exempts only the tests themselves"
 )]
 
+mod support {
+    pub(crate) mod random;
+}
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use orchestrator_core::sync::{Action, Duties, Duty, Kept, Outcome, Reporter, Want, Wants};
-use weald_proto::addr::Dual;
 use weald_proto::control::{Generation, InstanceReport, Phase};
 use weald_proto::id::Label;
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName};
+
+use support::random::Random;
 
 /// Histories per run.
 const SEEDS: u64 = 200;
@@ -37,26 +42,6 @@ enum Message {
 enum Order {
     PersistThenSend,
     SendThenPersist,
-}
-
-/// Xorshift64* (Vigna 2016); the same history for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
 }
 
 struct History {
@@ -99,24 +84,10 @@ fn instance(number: u32) -> InstanceId {
     InstanceId { service, number }
 }
 
-fn report(instance: &InstanceId, generation: Generation, phase: Phase) -> InstanceReport {
-    InstanceReport {
-        instance: instance.clone(),
-        generation,
-        phase,
-        detail: String::new(),
-        node: None,
-        instance_ip: Dual::default(),
-        exit_status: None,
-        cpu_percent: 0.0,
-        memory_mib: 0,
-    }
-}
-
 impl History {
     fn new(seed: u64, order: Order) -> Self {
         Self {
-            random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            random: Random::new(seed),
             order,
             chaos: true,
             now: Duration::ZERO,
@@ -289,8 +260,11 @@ impl History {
         let Some((instance, generation)) = self.running.pop_first() else {
             return;
         };
-        self.reporter
-            .set(report(&instance, generation, Phase::Failed));
+        self.reporter.set(InstanceReport::new(
+            instance.clone(),
+            generation,
+            Phase::Failed,
+        ));
         self.exited.insert(instance, generation);
     }
 
@@ -461,7 +435,8 @@ impl History {
                     }
                     Phase::Running
                 };
-                self.reporter.set(report(&instance, generation, phase));
+                self.reporter
+                    .set(InstanceReport::new(instance.clone(), generation, phase));
             }
             Action::End {
                 instance,
@@ -472,8 +447,11 @@ impl History {
                         lives.remove(&instance);
                     }
                 }
-                self.reporter
-                    .set(report(&instance, generation, Phase::Terminated));
+                self.reporter.set(InstanceReport::new(
+                    instance.clone(),
+                    generation,
+                    Phase::Terminated,
+                ));
             }
             Action::Repeat(instance) => {
                 if self.reporter.get(&instance).is_none() {

@@ -10,6 +10,11 @@
     reason = "helpers of tests may fail loudly; clippy exempts only the tests themselves"
 )]
 
+mod support {
+    pub(crate) mod names;
+    pub(crate) mod random;
+}
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,10 +25,8 @@ use orchestrator_core::cluster::{self, Cluster, Settings};
 use orchestrator_core::record::{Record, Write};
 use orchestrator_core::root::{self, Command, Root, Scope};
 use orchestrator_core::sla::{ApplicationDraft, ServiceDraft};
-use orchestrator_core::trust::Trust;
 use orchestrator_core::worker::{self, RuntimeEvent, Worker};
 use weald_proto::addr::{Dual, Pools};
-use weald_proto::codec::Message as _;
 use weald_proto::control::{
     ClusterToRoot, ClusterToWorker, Generation, NodeCapacity, Phase, RootToCluster, WorkerToCluster,
 };
@@ -31,8 +34,10 @@ use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{InstanceId, ServiceName, Zone};
 use weald_proto::sla::Microservice;
 use weald_proto::spec::{Resources, Runtime, ServiceSpec};
-use weald_proto::statement::{Signed, Statement};
-use weald_proto::table::LanePolicy;
+use weald_proto::table::{AcceptPolicy, LanePolicy};
+
+use support::names::Names;
+use support::random::Random;
 
 /// Histories per run.
 const SEEDS: u64 = 200;
@@ -50,54 +55,6 @@ const MOST: u64 = 4;
 enum Order {
     PersistThenSend,
     SendThenPersist,
-}
-
-/// Xorshift64* (Vigna 2016); the same history for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
-
-/// Signs with a name instead of a key.
-#[derive(Debug)]
-struct Names(Option<Label>);
-
-impl Trust for Names {
-    fn sign(&self, statement: &Statement) -> Result<Signed, String> {
-        Ok(Signed {
-            statement: statement.encode().map_err(|error| error.to_string())?,
-            signature: Vec::new(),
-            cluster: self.0.clone(),
-        })
-    }
-
-    fn judge(&mut self, signed: &Signed, _: u64) -> Result<Statement, String> {
-        Statement::decode(&signed.statement).map_err(|error| error.to_string())
-    }
-
-    fn relay_token(
-        &self,
-        _: &NodeId,
-        _: &[u8; 32],
-        _: &Organisation,
-        _: u64,
-    ) -> Result<Vec<u8>, String> {
-        Ok(Vec::new())
-    }
 }
 
 /// A process: root, the cluster of a site, or a worker of a site.
@@ -183,6 +140,7 @@ fn draft() -> ApplicationDraft {
             round_robin: Dual::default(),
             closest: Dual::default(),
             lane: LanePolicy::Auto,
+            accept: AcceptPolicy::Late,
             runtime: Runtime::Process,
             code: "/bin/true".to_owned(),
             command: Vec::new(),
@@ -193,6 +151,7 @@ fn draft() -> ApplicationDraft {
                 ..Resources::default()
             },
             ports: Vec::new(),
+            listens: vec![80],
             one_shot: false,
             constraints: Vec::new(),
             scheduler: None,
@@ -267,7 +226,7 @@ impl World {
                 .0
         };
         let mut world = Self {
-            random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            random: Random::new(seed),
             order,
             chaos: false,
             now: Duration::ZERO,
@@ -427,7 +386,7 @@ impl World {
                 }
                 Who::Worker(site, at) => {
                     let name = label(NODES[at]);
-                    self.tell_cluster(site, cluster::Input::WorkerConnected(name));
+                    self.tell_cluster(site, cluster::Input::WorkerConnected(name, [at as u8; 32]));
                     self.tell_worker((site, at), worker::Input::Connected);
                 }
             }
@@ -652,6 +611,15 @@ impl World {
                         self.fault = Some(format!("{instance}: {generation} after {before:?}"));
                     }
                     self.runtime(which, instance, generation, RuntimeEvent::Running);
+                }
+                worker::Effect::Await {
+                    instance,
+                    generation,
+                    ports: _,
+                } => {
+                    if self.running[&which].get(&instance) == Some(&generation) {
+                        self.runtime(which, instance, generation, RuntimeEvent::Listens);
+                    }
                 }
                 worker::Effect::Stop {
                     instance,

@@ -28,8 +28,7 @@ pub(super) async fn create(
     Body(body): Body<Value>,
 ) -> Result<Response, ApiError> {
     user.must_deploy()?;
-    let organisation = user.0.tenant().name.clone();
-    let drafts = sla::drafts(&state, &user, &body, &organisation, None)?;
+    let (drafts, customer) = sla::drafts(&state, &user, &body).await?;
     if let Some(id) = drafts.iter().find_map(|draft| draft.id.as_deref()) {
         let message =
             format!("$.applications: root gives ids; leave applicationID empty, not {id:?}");
@@ -37,12 +36,11 @@ pub(super) async fn create(
     }
     let command = Command::ApplyAll {
         drafts,
-        organisation,
+        organisation: customer.organisation,
         new: true,
     };
     state.command(command, user.scope()).await?;
-    let name = user.name().to_owned();
-    let views = of_user(&state, user.scope(), Some(name)).await?;
+    let views = of_user(&state, user.scope(), Some(customer.user)).await?;
     Ok(encoding.answer(&views))
 }
 

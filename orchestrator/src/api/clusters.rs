@@ -39,10 +39,12 @@ async fn views(
     reader: Reader,
     active: bool,
 ) -> Result<Vec<ClusterView>, ApiError> {
-    let views = state.look(move |root, now| {
+    let views = state.look(move |root, _| {
         root.clusters()
             .filter(|(cluster, ..)| reader.sees(cluster))
-            .map(|(cluster, standing, sums, _)| ClusterView::new(cluster, standing, sums, now))
+            .map(|(cluster, standing, sums, _)| {
+                ClusterView::new(cluster, standing, sums, root.last_known(cluster))
+            })
             .filter(|view| view.active || !active)
             .collect()
     });

@@ -30,6 +30,8 @@ pub(super) struct Applied {
     services: Vec<String>,
     /// The instances that were made.
     instances: Vec<String>,
+    /// What was accepted, and is not acted on or in part only.
+    warnings: Vec<sla::Warning>,
 }
 
 /// Makes what of an SLA is not there yet. What is there and the same stays; what is there and
@@ -46,8 +48,8 @@ pub(super) async fn apply(
     user.must_deploy()?;
     let Query(query) = query.map_err(|error| ApiError::unprocessable(error.body_text()))?;
     let deploy = query.deploy.as_deref().map(number).transpose()?;
-    let organisation = user.0.tenant().name.clone();
-    let drafts = sla::drafts(&state, &user, &body, &organisation, None)?;
+    let (drafts, customer) = sla::drafts(&state, &user, &body).await?;
+    let warnings = sla::warnings(&body, &drafts);
     let (by, checked) = (user.clone(), drafts.clone());
     let ids = state.look(move |root, _| {
         let mut all = checked.iter();
@@ -56,7 +58,7 @@ pub(super) async fn apply(
     ids.await??;
     let command = Command::ApplyAll {
         drafts,
-        organisation,
+        organisation: customer.organisation,
         new: false,
     };
     let done = state.command(command, user.scope()).await?;
@@ -72,6 +74,7 @@ pub(super) async fn apply(
         applications: done.applications,
         services: done.services,
         instances,
+        warnings,
     }))
 }
 

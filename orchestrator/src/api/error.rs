@@ -127,7 +127,7 @@ impl From<CallError> for ApiError {
             CallError::Command(CommandError::Unknown { .. }) => {
                 Self::new(StatusCode::NOT_FOUND, message)
             }
-            CallError::Command(CommandError::Exists { .. }) => {
+            CallError::Command(CommandError::Exists { .. } | CommandError::Revoked { .. }) => {
                 Self::new(StatusCode::CONFLICT, message)
             }
             CallError::Command(CommandError::Addresses { .. } | CommandError::TooMany { .. }) => {

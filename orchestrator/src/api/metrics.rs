@@ -4,15 +4,19 @@
 //! table grow.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use orchestrator_core::root::Command;
+use weald_metrics::Text;
 
 /// A group of figures: what is counted, the label, and the number for each of its values.
 type Group<'a> = (&'a str, &'a str, &'a BTreeMap<&'static str, usize>);
+
+/// Method, route and status of an answered request.
+type RequestKey = (&'static str, String, u16);
 
 /// Counters since the start.
 #[derive(Debug, Default)]
@@ -23,7 +27,7 @@ pub(super) struct Metrics {
 #[derive(Debug, Default)]
 struct Counters {
     /// By method, route and status: how many, and how long they took together.
-    requests: BTreeMap<(&'static str, String, u16), (u64, Duration)>,
+    requests: BTreeMap<RequestKey, (u64, Duration)>,
     /// By name and whether it was done.
     commands: BTreeMap<(&'static str, bool), u64>,
 }
@@ -51,61 +55,37 @@ impl Metrics {
 
     /// Everything as text, with these sums and groups of what there is now.
     pub(super) fn text(&self, sums: &[(&str, usize)], groups: &[Group<'_>]) -> String {
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        let _ = self.write(&mut text, sums, groups);
-        text
-    }
-
-    fn write(
-        &self,
-        text: &mut String,
-        sums: &[(&str, usize)],
-        groups: &[Group<'_>],
-    ) -> std::fmt::Result {
+        let mut text = Text::of("root");
         for (what, count) in sums {
-            head(
-                text,
-                &format!("weald_{what}"),
-                "gauge",
-                &format!("Known {what}."),
-            )?;
-            writeln!(text, "weald_{what} {count}")?;
+            let name = format!("weald_{what}");
+            text.single(&name, "gauge", &format!("Known {what}."), count);
         }
         for (what, label, counts) in groups {
-            let help = format!("Known {what} by {label}.");
-            head(text, &format!("weald_{what}"), "gauge", &help)?;
+            let name = format!("weald_{what}");
+            text.head(&name, "gauge", &format!("Known {what} by {label}."));
             for (value, count) in *counts {
-                writeln!(text, "weald_{what}{{{label}=\"{value}\"}} {count}")?;
+                text.sample(&name, &[(label, value)], count);
             }
         }
         let counters = self.lock();
-        head(text, "weald_commands_total", "counter", "Commands to root.")?;
-        for ((name, done), count) in &counters.commands {
+        let name = "weald_commands_total";
+        text.head(name, "counter", "Commands to root.");
+        for ((command, done), count) in &counters.commands {
             let outcome = if *done { "done" } else { "refused" };
-            writeln!(
-                text,
-                "weald_commands_total{{command=\"{name}\",outcome=\"{outcome}\"}} {count}"
-            )?;
+            let labels = [("command", *command), ("outcome", outcome)];
+            text.sample(name, &labels, count);
         }
-        let (name, help) = ("weald_api_requests", "Requests by route and status.");
-        head(text, &format!("{name}_total"), "counter", help)?;
-        for ((method, route, status), (count, _)) in &counters.requests {
-            writeln!(
-                text,
-                "{name}_total{{method=\"{method}\",route=\"{route}\",status=\"{status}\"}} {count}"
-            )?;
+        let name = "weald_api_requests_total";
+        text.head(name, "counter", "Requests by route and status.");
+        for (request, (count, _)) in &counters.requests {
+            sample_request(&mut text, name, request, count);
         }
-        let help = "How long the answers took together.";
-        head(text, &format!("{name}_seconds_total"), "counter", help)?;
-        for ((method, route, status), (_, sum)) in &counters.requests {
-            let sum = sum.as_secs_f64();
-            writeln!(
-                text,
-                "{name}_seconds_total{{method=\"{method}\",route=\"{route}\",status=\"{status}\"}} {sum}"
-            )?;
+        let name = "weald_api_requests_seconds_total";
+        text.head(name, "counter", "How long the answers took together.");
+        for (request, (_, sum)) in &counters.requests {
+            sample_request(&mut text, name, request, sum.as_secs_f64());
         }
-        Ok(())
+        text.finish()
     }
 
     /// A counter is never half changed; a panic elsewhere does not spoil it.
@@ -114,8 +94,15 @@ impl Metrics {
     }
 }
 
-fn head(text: &mut String, name: &str, kind: &str, help: &str) -> std::fmt::Result {
-    writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}")
+fn sample_request(
+    text: &mut Text,
+    name: &str,
+    (method, route, status): &RequestKey,
+    value: impl Display,
+) {
+    let status = status.to_string();
+    let labels = [("method", *method), ("route", route), ("status", &status)];
+    text.sample(name, &labels, value);
 }
 
 /// A method's name; those that nobody has heard of count together.

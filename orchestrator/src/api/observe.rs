@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use orchestrator_core::explain::present;
 use orchestrator_core::root::{Instance, Root, Scope};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -83,7 +84,8 @@ fn count(
     status
 }
 
-const fn standing_word(standing: Standing) -> &'static str {
+/// The word for how somebody stands.
+pub(crate) const fn standing_word(standing: Standing) -> &'static str {
     match standing {
         Standing::Alive => "alive",
         Standing::Suspect => "suspect",
@@ -92,14 +94,18 @@ const fn standing_word(standing: Standing) -> &'static str {
     }
 }
 
-/// The instances that somebody may see. One whose service is gone already is seen by Admins.
+/// The instances that somebody may see, those among them whose service is gone and that are being
+/// stopped.
 fn seen<'a>(root: &'a Root, scope: &Scope) -> impl Iterator<Item = &'a Instance> {
-    let owners: BTreeMap<_, _> = root
-        .services()
-        .map(|it| (&it.spec.name, &it.spec.organisation))
-        .collect();
+    let mut owners = BTreeMap::new();
+    for it in root.instances() {
+        let service = &it.id.service;
+        owners
+            .entry(service)
+            .or_insert_with(|| root.owner_of(service));
+    }
     root.instances().filter(move |it| {
-        let owner = owners.get(&it.id.service);
+        let owner = owners.get(&it.id.service).copied().flatten();
         owner.map_or(*scope == Scope::All, |owner| scope.has(owner))
     })
 }
@@ -115,6 +121,9 @@ pub(super) struct InstanceStatus {
     detail: String,
     /// Whether it is being removed.
     withdrawn: bool,
+    /// Whether it is nowhere because it fits nowhere: every cluster and node has refused it for what
+    /// they have or are.
+    fits_nowhere: bool,
     /// Grows with each life that it gets.
     generation: u64,
     cluster: Option<String>,
@@ -136,6 +145,7 @@ impl InstanceStatus {
             status: word(instance.phase()),
             detail: instance.detail.clone(),
             withdrawn: instance.withdrawn,
+            fits_nowhere: instance.fits_nowhere(),
             generation: instance.life.generation(),
             cluster: instance.cluster.as_ref().map(ToString::to_string),
             node: instance.node.as_ref().map(ToString::to_string),
@@ -169,7 +179,8 @@ async fn find(state: &ApiState, user: &User, name: &str) -> Result<InstanceId, A
     if found.await? { Ok(id) } else { Err(unknown()) }
 }
 
-/// Why an instance is where it is, or nowhere: every attempt at placing it, with all refusals.
+/// How an instance is, and why it is where it is, or nowhere: every attempt at placing it, with all
+/// refusals.
 #[utoipa::path(get, path = "/api/v1/instances/{name}/explain", tag = "status",
     responses((status = 200, body = String, content_type = "text/plain")))]
 pub(super) async fn explain(
@@ -180,7 +191,11 @@ pub(super) async fn explain(
     let id = find(&state, &user, &name).await?;
     let text = state.look(move |root, now| {
         let instance = root.instance(&id);
-        instance.map(|it| it.history.explain(&id, now))
+        instance.map(|it| {
+            let node = it.node.as_ref().map(ToString::to_string);
+            let present = present(&id, word(it.phase()), node.as_deref(), &it.detail);
+            present + &it.history.explain(&id, now)
+        })
     });
     let text = text.await?;
     let text = text.ok_or_else(|| ApiError::unknown("instance", &name))?;

@@ -11,7 +11,8 @@ use utoipa_axum::routes;
 use super::ApiState;
 use super::error::{ErrorBody, FaultBody};
 use super::{
-    applications, auth, clusters, deployments, observe, organisations, services, tokens, users,
+    applications, auth, clusters, deployments, observe, organisations, revocations, services,
+    tokens, users,
 };
 
 /// The name of how one shows who one is.
@@ -72,6 +73,7 @@ fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(observe::metrics))
         .routes(routes!(clusters::statuses))
         .routes(routes!(clusters::remove))
+        .routes(routes!(revocations::list, revocations::revoke))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::remove))
         .route(DOCUMENT, axum::routing::get(read))

@@ -25,6 +25,8 @@ pub(super) struct Registered {
     deployed_services: Vec<RegisteredService>,
     /// Always empty: either all services are registered, or none.
     failed_services: Vec<RegisteredService>,
+    /// What was accepted, and is not acted on or in part only.
+    warnings: Vec<sla::Warning>,
 }
 
 /// What became of one service.
@@ -59,7 +61,8 @@ pub(super) async fn create(
     });
     let known = known.await?;
     let known = known.ok_or_else(|| ApiError::unknown("application", &id))?;
-    let drafts = sla::drafts(&state, &user, &body, &known.organisation, Some(&known.name))?;
+    let place = (&known.organisation, &known.name);
+    let drafts = sla::drafts_for(&state, &user, &body, place).await?;
     let [draft] = drafts.as_slice() else {
         let message = "$.applications: name one application only, that of the services";
         return Err(ApiError::unprocessable(message));
@@ -76,6 +79,7 @@ pub(super) async fn create(
         status: 200,
     });
     let deployed_services = names.collect();
+    let warnings = sla::warnings(&body, &drafts);
     let command = Command::ApplyAll {
         drafts,
         organisation: known.organisation,
@@ -86,6 +90,7 @@ pub(super) async fn create(
         job_id: done.services.last().cloned().unwrap_or_default(),
         deployed_services,
         failed_services: Vec::new(),
+        warnings,
     }))
 }
 

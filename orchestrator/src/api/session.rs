@@ -4,7 +4,7 @@
 //! token says of roles is for clients to show: what its user may do is looked up at each request,
 //! and a changed password or a removed user ends its sessions.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -12,6 +12,7 @@ use orchestrator_core::accounts::{Caller, Secret};
 use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
+use crate::machine::unix_now;
 
 /// How long one can ask with a token.
 pub(super) const ACCESS_LIFE: Duration = Duration::from_mins(10);
@@ -129,11 +130,4 @@ impl Sessions {
             Kind::Refresh => "this is an access token; get new ones with the refresh token",
         }))
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
 }

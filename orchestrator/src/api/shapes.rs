@@ -8,6 +8,7 @@ mod cluster;
 use std::collections::BTreeMap;
 
 use orchestrator_core::root::{Application, Instance, Root, Scope, Service};
+use orchestrator_core::sla::unheeded;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -60,12 +61,21 @@ pub(super) struct ApplicationView {
     user: String,
     /// The ids of its services.
     microservices: Vec<String>,
+    /// What of its SLA was accepted, and is not acted on or in part only: service, field and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 impl ApplicationView {
     pub(super) fn new(root: &Root, application: &Application) -> Self {
         let services = root.services();
         let services = services.filter(|it| it.application == application.id);
+        let services: Vec<&Service> = services.collect();
+        let warnings = services.iter().flat_map(|it| {
+            let name = &it.spec.name;
+            let warnings = warnings(it).into_iter();
+            warnings.map(move |text| format!("{name}: {text}"))
+        });
         Self {
             object: application.id.as_str().into(),
             id: application.id.clone(),
@@ -73,9 +83,18 @@ impl ApplicationView {
             application_namespace: application.name.namespace.to_string(),
             application_desc: application.description.clone(),
             user: application.customer.clone(),
-            microservices: services.map(|it| it.id.clone()).collect(),
+            microservices: services.iter().map(|it| it.id.clone()).collect(),
+            warnings: warnings.collect(),
         }
     }
+}
+
+/// What of a service's SLA was accepted, and is not acted on or in part only.
+fn warnings(service: &Service) -> Vec<String> {
+    let fields = unheeded(&service.written).into_iter();
+    fields
+        .map(|(field, why)| format!("{field}: {why}"))
+        .collect()
 }
 
 /// The applications that somebody may see.
@@ -118,6 +137,9 @@ pub(super) struct ServiceView {
     #[serde(rename = "RR_ip_v6", skip_serializing_if = "Option::is_none")]
     round_robin_v6: Option<String>,
     instance_list: Vec<InstanceView>,
+    /// What of its SLA was accepted, and is not acted on or in part only: field and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     /// The other fields of the SLA, as they were written.
     #[serde(flatten)]
     #[schema(value_type = Object)]
@@ -215,6 +237,7 @@ impl ServiceView {
             round_robin_v4: spec.round_robin.v4.map(|ip| ip.to_string()),
             round_robin_v6: spec.round_robin.v6.map(|ip| ip.to_string()),
             instance_list: views.collect(),
+            warnings: warnings(service),
             written: others(service),
         }
     }
@@ -294,7 +317,7 @@ pub(super) fn service(root: &Root, scope: &Scope, id: &str) -> Option<ServiceVie
 }
 
 /// Oakestra's word for a phase.
-pub(super) const fn status(phase: Phase) -> &'static str {
+pub(crate) const fn status(phase: Phase) -> &'static str {
     match phase {
         Phase::Registered => "CREATED",
         Phase::Requested => "REQUESTED",

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weald_proto::id::Label;
 use weald_proto::join::JoinRole;
-use weald_trust::join::{Entry, TokenId};
+use weald_trust::join::{Entry, JoinTokenFault, TokenId};
 
 use super::ApiState;
 use super::body::Body;
@@ -93,7 +94,10 @@ pub(super) async fn create(
     let issued = issued.await.map_err(|error| ApiError::internal(&error))?;
     let (id, token) = issued.map_err(|error| match error.downcast::<DeskError>() {
         Ok(error) => refused(&error),
-        Err(error) => ApiError::internal(&error),
+        Err(error) => match error.downcast::<JoinTokenFault>() {
+            Ok(fault) => ApiError::new(StatusCode::CONFLICT, fault.to_string()),
+            Err(error) => ApiError::internal(&error),
+        },
     })?;
     Ok(Json(Invited {
         id: id.to_string(),
@@ -146,7 +150,9 @@ fn refused(error: &DeskError) -> ApiError {
         DeskError::Fault(JoinFault::NoSuchId(id)) => {
             ApiError::unknown("join token", &id.to_string())
         }
-        DeskError::Fault(_) | DeskError::Taken { .. } => ApiError::unprocessable(error.to_string()),
+        DeskError::Fault(_) | DeskError::Taken { .. } | DeskError::Stranger { .. } => {
+            ApiError::unprocessable(error.to_string())
+        }
         DeskError::Disk(_) => ApiError::internal(error),
     }
 }

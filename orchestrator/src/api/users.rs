@@ -9,6 +9,7 @@ use orchestrator_core::accounts::{
     AccountError, Accounts, Caller, Role, User as Account, UserChange,
 };
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::ApiState;
@@ -241,22 +242,16 @@ pub(super) async fn remove(
 
 /// A time in UTC as `dd/mm/yyyy HH:MM`.
 fn minute(unix: u64) -> String {
-    let (days, seconds) = (unix / 86_400, unix % 86_400);
-    // Years that begin in March, so that the day that some have more is their last.
-    let shifted = days + 719_468;
-    let (era, day) = (shifted / 146_097, shifted % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
-    let year = era * 400 + year + next;
-    let (hour, minute) = (seconds / 3600, seconds % 3600 / 60);
-    format!("{day:02}/{month:02}/{year:04} {hour:02}:{minute:02}")
+    let at = i64::try_from(unix).ok();
+    let at = at.and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok());
+    // Only a time after the year 9999 is none, and nobody was made then.
+    let at = at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let (year, month, day) = at.to_calendar_date();
+    let (hour, minute, _) = at.to_hms();
+    format!(
+        "{day:02}/{:02}/{year:04} {hour:02}:{minute:02}",
+        u8::from(month)
+    )
 }
 
 #[cfg(test)]

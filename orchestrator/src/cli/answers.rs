@@ -11,6 +11,16 @@ pub(super) struct Applied {
     pub(super) services: Vec<String>,
     /// The instances that were made.
     pub(super) instances: Vec<String>,
+    /// What was accepted, and is not acted on or in part only.
+    #[serde(default)]
+    pub(super) warnings: Vec<Warning>,
+}
+
+/// Something that is to be known of an SLA that was accepted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Warning {
+    pub(super) path: String,
+    pub(super) message: String,
 }
 
 /// Of `POST /api/v1/services/{id}/scale`.
@@ -70,6 +80,7 @@ pub(super) struct Instance {
     pub(super) status: String,
     pub(super) detail: String,
     pub(super) withdrawn: bool,
+    pub(super) fits_nowhere: bool,
     generation: u64,
     cluster: Option<String>,
     pub(super) node: Option<String>,
@@ -146,4 +157,12 @@ pub(super) struct Cluster {
     pub(super) free_millicpus: u32,
     pub(super) memory_mib: u32,
     pub(super) free_memory_mib: u32,
+}
+
+/// Of `GET` and `POST /api/v1/revocations`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Revocations {
+    epoch: u64,
+    pub(super) keys: Vec<String>,
+    pub(super) organisations: Vec<String>,
 }

@@ -26,7 +26,8 @@ enum AppCommand {
     /// Make what of an SLA is not there yet, and have instances of it run.
     ///
     /// Fields with --json: applications, services (ids in the order of the SLA), made (names of new
-    /// instances), instances (those of its services, as `app get` has them).
+    /// instances), instances (those of its services, as `app get` has them), warnings (path, message:
+    /// what was accepted, and is not acted on or in part only).
     Apply(ApplyArguments),
     /// Show the applications, or one with its services and instances.
     ///
@@ -109,6 +110,9 @@ async fn apply(arguments: ApplyArguments, client: &mut Client, json: bool) -> an
         |number| format!("/api/v1/apply?deploy={number}"),
     );
     let applied: Applied = client.post(&path, &sla).await?;
+    for it in applied.warnings.iter().filter(|_| !json) {
+        eprintln!("warning: {}: {}", it.path, it.message);
+    }
     let services: Vec<Service> = client.get("/api/services").await?;
     let mut services: Vec<_> = services
         .into_iter()
@@ -129,6 +133,7 @@ async fn apply(arguments: ApplyArguments, client: &mut Client, json: bool) -> an
             "services": applied.services,
             "made": applied.instances,
             "instances": instances,
+            "warnings": applied.warnings,
         }));
     }
     output::print(&instances_table(&services, &instances))?;

@@ -28,6 +28,18 @@ pub(super) enum Failure {
         name: String,
         list: &'static str,
     },
+    /// Instances fit nowhere as things are.
+    #[error(
+        "{fewer} of {all} instances fit nowhere; make room, change the SLA, or wait with --wait\n{why}"
+    )]
+    Unplaced {
+        /// How many.
+        fewer: usize,
+        /// Of how many.
+        all: usize,
+        /// Every reason.
+        why: String,
+    },
     /// Root refuses.
     #[error("{}", refused(message, faults))]
     Refused {
@@ -56,6 +68,7 @@ enum Kind {
     Usage = 2,
     Silent = 3,
     NotFound = 4,
+    Unplaced = 5,
 }
 
 impl Kind {
@@ -64,6 +77,7 @@ impl Kind {
             Some(Failure::Usage(_)) => Self::Usage,
             Some(Failure::Silent { .. }) => Self::Silent,
             Some(Failure::Unknown { .. } | Failure::Refused { status: 404, .. }) => Self::NotFound,
+            Some(Failure::Unplaced { .. }) => Self::Unplaced,
             Some(Failure::Refused { .. }) | None => Self::Failed,
         }
     }
@@ -74,6 +88,7 @@ impl Kind {
             Self::Usage => "usage",
             Self::Silent => "silent",
             Self::NotFound => "not_found",
+            Self::Unplaced => "fits_nowhere",
         }
     }
 }

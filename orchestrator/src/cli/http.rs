@@ -1,22 +1,27 @@
 //! One request to root's REST API over HTTP/1.1, and its answer.
 //!
-//! Not a general client: no TLS, no redirects, no proxies, no reuse of connections. Passwords and
-//! tokens travel in it, so it speaks to this machine only. Who asks is `session`'s.
+//! Not a general client: no redirects, no proxies, no reuse of connections. Passwords and tokens
+//! travel in it, so beyond this machine it speaks TLS only. Whose certificate is a good one is
+//! `tls`'s, who asks is `session`'s.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use axum::body::Body;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use super::failure::{Failure, Fault};
+use super::tls::Trust;
 
 /// How long root may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -27,33 +32,51 @@ const MAX_ANSWER: usize = 256 << 20;
 /// Root's port if an address has none, as `weald root --api` has it.
 const PORT: u16 = 10000;
 
-/// Where root is.
+/// Where root is, and how it proves that it is root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Address {
     host: String,
     port: u16,
+    /// None for plain HTTP.
+    tls: Option<Trust>,
 }
 
 impl Address {
-    /// Reads `http://host[:port]`.
-    pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
-        let form =
-            || format!("root {text:?}: write http://host:port, as in http://127.0.0.1:10000");
+    /// Reads `http://host[:port]` or `https://host[:port]`; what a certificate is judged by counts
+    /// for the latter only.
+    pub(super) fn parse(text: &str, trust: Trust) -> anyhow::Result<Self> {
+        let form = || {
+            format!(
+                "root {text:?}: write http://host:port or https://host:port, as in \
+                 http://127.0.0.1:10000"
+            )
+        };
         let uri: Uri = text.parse().with_context(form)?;
-        if uri.scheme_str() == Some("https") {
-            bail!(
-                "root {text:?}: this command speaks no TLS; forward root's port to this machine, as with `ssh -L 10000:127.0.0.1:10000 HOST`, and name http://127.0.0.1:10000"
-            );
-        }
-        let plain = uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
+        let tls = match uri.scheme_str() {
+            Some("https") => Some(trust),
+            Some("http") => None,
+            Some(_) | None => bail!("{}", form()),
+        };
+        let plain = uri.path() == "/" && uri.query().is_none();
         let authority = uri.authority().filter(|it| !it.as_str().contains('@'));
         match authority {
             Some(authority) if plain => Ok(Self {
                 host: authority.host().to_owned(),
                 port: authority.port_u16().unwrap_or(PORT),
+                tls,
             }),
             Some(_) | None => bail!("{}", form()),
         }
+    }
+
+    /// Whether what is said is encrypted.
+    pub(super) const fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The host without the brackets of an IPv6 address.
+    fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
     }
 
     fn authority(&self) -> String {
@@ -63,7 +86,8 @@ impl Address {
 
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "http://{}:{}", self.host, self.port)
+        let scheme = if self.is_secure() { "https" } else { "http" };
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
     }
 }
 
@@ -131,17 +155,61 @@ fn request(root: &Address, call: &Call<'_>) -> anyhow::Result<Request<Body>> {
     request.body(body).context("this cannot be asked for")
 }
 
-async fn connect(root: &Address) -> anyhow::Result<TcpStream> {
+/// What one speaks HTTP over.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn connect(root: &Address) -> anyhow::Result<Box<dyn Stream>> {
+    let config = root.tls.as_ref().map(Trust::config).transpose()?;
+    let stream = dial(root).await?;
+    let Some(config) = config else {
+        return Ok(Box::new(stream));
+    };
+    let name = ServerName::try_from(root.bare_host().to_owned())
+        .with_context(|| format!("{} is no name that a certificate can have", root.host))?;
+    let shaken = timeout(CONNECT, TlsConnector::from(config).connect(name, stream)).await;
     let silent = |cause: String| Failure::Silent {
         root: root.to_string(),
         cause,
     };
-    let host = root.host.trim_start_matches('[').trim_end_matches(']');
+    let late = |_| silent(format!("no TLS handshake within {} s", CONNECT.as_secs()));
+    match shaken.map_err(late)? {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) => {
+            Err(distrust(root, &error).unwrap_or_else(|| silent(error.to_string()).into()))
+        }
+    }
+}
+
+/// What is wrong with a certificate; none if it is something else that went wrong.
+fn distrust(root: &Address, error: &std::io::Error) -> Option<anyhow::Error> {
+    let fault = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let is_judged = matches!(
+        fault,
+        rustls::Error::InvalidCertificate(_) | rustls::Error::General(_)
+    );
+    is_judged.then(|| {
+        anyhow!(
+            "the certificate of {root} is not trusted: {fault}; if it is root's, log in with \
+             `weald login --root {root}` and --ca FILE (its authority's certificate) or \
+             --fingerprint SHA256"
+        )
+    })
+}
+
+async fn dial(root: &Address) -> anyhow::Result<TcpStream> {
+    let silent = |cause: String| Failure::Silent {
+        root: root.to_string(),
+        cause,
+    };
+    let host = root.bare_host();
     let found = tokio::net::lookup_host((host, root.port)).await;
     let found: Vec<SocketAddr> = found.map_err(|it| silent(it.to_string()))?.collect();
-    if !found.iter().all(|it| it.ip().to_canonical().is_loopback()) {
+    if !root.is_secure() && !found.iter().all(|it| it.ip().to_canonical().is_loopback()) {
         bail!(
-            "root at {root} is not on this machine, and what is said would go unencrypted; forward its port, as with `ssh -L 10000:127.0.0.1:10000 {host}`, and log in with --root http://127.0.0.1:10000"
+            "root at {root} is not on this machine, and what is said would go unencrypted; start root with a certificate (`weald root --api-certificate`) and log in with --root https://{host}:{}, or forward its port, as with `ssh -L 10000:127.0.0.1:10000 {host}`, and log in with --root http://127.0.0.1:10000",
+            root.port
         );
     }
     let stream = timeout(CONNECT, TcpStream::connect(found.as_slice())).await;
@@ -194,14 +262,20 @@ pub(super) fn segment(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> anyhow::Result<Address> {
+        Address::parse(text, Trust::System)
+    }
+
     #[test]
     fn addresses_are_read_or_refused() {
         for (text, shown) in [
             ("http://127.0.0.1:10000", "http://127.0.0.1:10000"),
             ("http://localhost/", "http://localhost:10000"),
             ("http://[::1]:8080", "http://[::1]:8080"),
+            ("https://root.example", "https://root.example:10000"),
+            ("https://[2001:db8::1]:443", "https://[2001:db8::1]:443"),
         ] {
-            assert_eq!(Address::parse(text).unwrap().to_string(), shown);
+            assert_eq!(parse(text).unwrap().to_string(), shown);
         }
         for text in [
             "",
@@ -213,11 +287,9 @@ mod tests {
             "http://localhost?x",
             "http://a b",
         ] {
-            let error = format!("{:#}", Address::parse(text).unwrap_err());
+            let error = format!("{:#}", parse(text).unwrap_err());
             assert!(error.contains("write http://host:port"), "{text}: {error}");
         }
-        let error = Address::parse("https://root.example:10000").unwrap_err();
-        assert!(error.to_string().contains("ssh -L"), "{error:#}");
     }
 
     #[test]
@@ -246,17 +318,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_sent_to_other_machines() {
-        let root = Address::parse("http://192.0.2.1:10000").unwrap();
-        let error = connect(&root).await.unwrap_err();
-        assert!(error.to_string().contains("unencrypted"), "{error:#}");
+    async fn nothing_is_sent_in_clear_to_other_machines() {
+        let root = parse("http://192.0.2.1:10000").unwrap();
+        let error = dial(&root).await.unwrap_err().to_string();
+        assert!(error.contains("unencrypted"), "{error}");
+        assert!(error.contains("--root https://192.0.2.1:10000"), "{error}");
     }
 
     #[tokio::test]
     async fn who_does_not_answer_is_named() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let root = format!("http://{}", listener.local_addr().unwrap());
-        let root = Address::parse(&root).unwrap();
+        let root = parse(&root).unwrap();
         let call = Call {
             method: Method::GET,
             path: "/",

@@ -9,15 +9,14 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use hyper::Method;
-use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::failure::Failure;
-use super::http::{self, Address, Call};
+use super::http::Address;
 use super::output;
-use super::session::{self, Session};
+use super::session;
+use super::tls::Trust;
 
 /// The environment variable of the password.
 const PASSWORD: &str = "WEALD_PASSWORD";
@@ -31,6 +30,13 @@ pub(super) struct LoginArguments {
     /// Where root's REST API is.
     #[arg(long, env = "WEALD_ROOT", default_value = "http://127.0.0.1:10000")]
     root: String,
+    /// The certificate of whoever has issued that of an https root, PEM; it is kept with the session.
+    /// Without this and --fingerprint the authorities of this machine count.
+    #[arg(long, env = "WEALD_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The SHA-256 of an https root's certificate, or of one that has issued it and is shown with it.
+    #[arg(long, value_name = "SHA256", conflicts_with = "ca")]
+    fingerprint: Option<String>,
     /// The secret that root printed at its first start: makes the first account.
     #[arg(long, env = "WEALD_SECRET", hide_env_values = true)]
     secret: Option<String>,
@@ -39,19 +45,25 @@ pub(super) struct LoginArguments {
     user: String,
 }
 
-#[derive(Deserialize)]
-struct Tokens {
-    token: String,
-    refresh_token: String,
-}
-
 pub(super) async fn login(
     arguments: LoginArguments,
     file: PathBuf,
     json: bool,
 ) -> anyhow::Result<()> {
-    let LoginArguments { root, secret, user } = arguments;
-    let root = Address::parse(&root).map_err(|error| Failure::Usage(format!("{error:#}")))?;
+    let LoginArguments {
+        root,
+        ca,
+        fingerprint,
+        secret,
+        user,
+    } = arguments;
+    let usage = |error: anyhow::Error| Failure::Usage(format!("{error:#}"));
+    let trust = Trust::named(ca.as_deref(), fingerprint.as_deref()).map_err(usage)?;
+    let root = Address::parse(&root, trust.clone()).map_err(usage)?;
+    if fingerprint.is_some() && !root.is_secure() {
+        let text = format!("{root} shows no certificate; --fingerprint is for https");
+        return Err(Failure::Usage(text).into());
+    }
     let password = password(&user).await?;
     let (path, body) = match secret {
         Some(secret) => (
@@ -59,27 +71,11 @@ pub(super) async fn login(
             json!({ "secret": secret, "username": user, "password": password }),
         ),
         None => (
-            "/api/auth/login",
+            session::LOGIN,
             json!({ "username": user, "password": password }),
         ),
     };
-    let call = Call {
-        method: Method::POST,
-        path,
-        token: None,
-        body: Some(&body),
-    };
-    let answer = http::ask(&root, call).await?;
-    let Tokens {
-        token,
-        refresh_token,
-    } = session::read(path, &answer)?;
-    let session = Session {
-        root: root.to_string(),
-        user,
-        token,
-        refresh_token,
-    };
+    let session = session::log_in(&root, trust, user, (path, &body)).await?;
     session.save(&file)?;
     let file = file.display().to_string();
     let (root, user) = (&session.root, &session.user);

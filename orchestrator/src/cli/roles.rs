@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use weald_metrics::Port;
 use weald_proto::id::{Label, Organisation, RelayId};
 use weald_proto::join::JoinRole;
 use weald_proto::spec::{Place, Resources};
@@ -19,9 +20,11 @@ use crate::machine::MachineError;
 use crate::roles::{self, ClusterOptions, JoinOptions, RootOptions, WorkerOptions};
 
 /// The folders of the roles, unless told otherwise.
-const ROOT_FOLDER: &str = "/var/lib/weald/root";
-const CLUSTER_FOLDER: &str = "/var/lib/weald/cluster";
+pub(super) const ROOT_FOLDER: &str = "/var/lib/weald/root";
+pub(super) const CLUSTER_FOLDER: &str = "/var/lib/weald/cluster";
 const WORKER_FOLDER: &str = "/var/lib/weald/worker";
+/// Where a netmanager has its socket if nothing else is configured.
+pub(super) const USUAL_SOCKET: &str = "/run/weald/netmanager.sock";
 
 #[derive(Debug, Args)]
 pub(super) struct RootArguments {
@@ -91,6 +94,10 @@ pub(super) struct ClusterArguments {
     /// Where the cluster is, as `latitude,longitude,radius_km`.
     #[arg(long, allow_hyphen_values = true)]
     place: Option<String>,
+    /// A TCP address of loopback, as in 127.0.0.1:9101, where Prometheus reads figures under
+    /// /metrics. Without it there are none.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -102,7 +109,7 @@ pub(super) struct WorkerArguments {
     #[arg(long)]
     cluster: Vec<String>,
     /// The netmanager's socket, or `none` for instances on the host's own network.
-    #[arg(long, default_value = "/run/weald/netmanager.sock")]
+    #[arg(long, default_value = USUAL_SOCKET)]
     netmanager: String,
     /// Thousandths of processors that instances may have, instead of all of them.
     #[arg(long, requires = "memory")]
@@ -110,6 +117,10 @@ pub(super) struct WorkerArguments {
     /// MiB of memory that instances may have, instead of all of it.
     #[arg(long, requires = "millicpus")]
     memory: Option<u32>,
+    /// A TCP address of loopback, as in 127.0.0.1:9102, where Prometheus reads figures under
+    /// /metrics. Without it there are none.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -179,6 +190,7 @@ pub(super) async fn cluster(arguments: ClusterArguments) -> anyhow::Result<()> {
         advertise: arguments.advertise,
         relays: Vec::new(),
         place: arguments.place.as_deref().map(place).transpose()?,
+        metrics: arguments.metrics,
     };
     let name = roles::cluster_name(&arguments.folder)?;
     for text in &arguments.relay {
@@ -190,6 +202,7 @@ pub(super) async fn cluster(arguments: ClusterArguments) -> anyhow::Result<()> {
         "name": name,
         "control": running.control.local_addr()?.to_string(),
         "join": running.joining.local_addr()?.to_string(),
+        "metrics": running.metrics.as_ref().map(Port::address),
     });
     let (desk, inviter) = (running.desk.clone(), running.inviter());
     let invite = move |invite: &Invite| {
@@ -218,8 +231,10 @@ pub(super) async fn worker(arguments: WorkerArguments) -> anyhow::Result<()> {
         netmanager,
         offer,
         supervisor: None,
+        metrics: arguments.metrics,
     })?;
-    println!("{}", json!({ "ready": "worker" }));
+    let metrics = running.metrics.as_ref().map(Port::address);
+    println!("{}", json!({ "ready": "worker", "metrics": metrics }));
     until_stopped(running.thread).await
 }
 
@@ -270,6 +285,7 @@ async fn until_stopped(
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    weald_memory::settle();
     let ended = tokio::task::spawn_blocking(move || thread.join());
     tokio::select! {
         _ = terminate.recv() => {}

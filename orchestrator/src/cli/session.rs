@@ -4,8 +4,6 @@
 //! refresh token and kept, and the request is made once more.
 
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -13,15 +11,20 @@ use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use weald_trust::pki::files::{self, Existing, SECRET};
 
 use super::failure::Failure;
 use super::http::{self, Address, Call};
+use super::tls::Trust;
 
 /// What is kept of a login.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Session {
-    /// Root's address, as `http://host:port`.
+    /// Root's address, as `http://host:port` or `https://host:port`.
     pub(super) root: String,
+    /// What root's certificate is judged by, where it has one.
+    #[serde(default)]
+    pub(super) trust: Trust,
     /// The user's name.
     pub(super) user: String,
     /// What one asks with.
@@ -41,7 +44,7 @@ impl Session {
     ///
     /// # Errors
     /// Nobody has logged in, or the file cannot be read.
-    fn load(file: &Path) -> anyhow::Result<Self> {
+    pub(super) fn load(file: &Path) -> anyhow::Result<Self> {
         let shown = file.display();
         let text = match fs::read_to_string(file) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -64,23 +67,49 @@ impl Session {
             let folder = folder.unwrap_or_else(|| Path::new("."));
             fs::create_dir_all(folder)?;
             let name = file.file_name().context("it is no file's name")?;
-            let new = folder.join(format!(
-                ".{}.{}",
-                name.to_string_lossy(),
-                std::process::id()
-            ));
-            let mut options = fs::OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            let mut writer = options.open(&new)?;
-            // One that was left there may have had another mode.
-            writer.set_permissions(fs::Permissions::from_mode(0o600))?;
-            writer.write_all(&serde_json::to_vec_pretty(self)?)?;
-            writer.sync_all()?;
-            fs::rename(&new, file)?;
-            Ok(())
+            let text = serde_json::to_vec_pretty(self)?;
+            files::write(&folder.join(name), &text, SECRET, Existing::Replace)
         };
         save().with_context(|| format!("cannot keep the session in {}", file.display()))
     }
+}
+
+/// Where a user shows a password.
+pub(super) const LOGIN: &str = "/api/auth/login";
+
+#[derive(Deserialize)]
+struct Tokens {
+    token: String,
+    refresh_token: String,
+}
+
+/// Shows root what makes one `user`, a path and its body, and returns the session.
+///
+/// # Errors
+/// Root cannot be asked, or does not believe it.
+pub(super) async fn log_in(
+    root: &Address,
+    trust: Trust,
+    user: String,
+    (path, body): (&str, &Value),
+) -> anyhow::Result<Session> {
+    let call = Call {
+        method: Method::POST,
+        path,
+        token: None,
+        body: Some(body),
+    };
+    let Tokens {
+        token,
+        refresh_token,
+    } = read(path, &http::ask(root, call).await?)?;
+    Ok(Session {
+        root: root.to_string(),
+        trust,
+        user,
+        token,
+        refresh_token,
+    })
 }
 
 /// Where the session is, if nothing else is said.
@@ -130,7 +159,7 @@ impl Client {
     pub(super) fn open(file: PathBuf) -> anyhow::Result<Self> {
         let session = Session::load(&file)?;
         Ok(Self {
-            root: Address::parse(&session.root)?,
+            root: Address::parse(&session.root, session.trust.clone())?,
             file,
             session,
         })
@@ -229,6 +258,8 @@ pub(super) fn read<T: DeserializeOwned>(path: &str, bytes: &[u8]) -> anyhow::Res
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -255,6 +286,7 @@ mod tests {
         let file = folder.path().join("new/session.json");
         let mut session = Session {
             root: "http://127.0.0.1:10000".to_owned(),
+            trust: Trust::Fingerprint("0a".repeat(32)),
             user: "admin".to_owned(),
             token: "a".to_owned(),
             refresh_token: "r".to_owned(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::answers::{Cluster, Node, Status};
+use super::answers::{Cluster, Instance, Node, Status};
 use super::http::segment;
 use super::output::{self, Table};
 use super::session::Client;
@@ -52,7 +52,33 @@ pub(super) async fn status(client: &mut Client, json: bool) -> anyhow::Result<()
     row("applications", status.applications.to_string());
     row("services", status.services.to_string());
     row("instances", counts(&status.instances));
-    output::print(&table.text())
+    let instances: Vec<Instance> = client.get("/api/v1/instances").await?;
+    output::print(&(table.text() + &behind(&instances)))
+}
+
+/// A line for each instance that does not do what it is there for and says why; a few stand for many.
+fn behind(instances: &[Instance]) -> String {
+    const FEW: usize = 5;
+    let behind = || {
+        let all = instances.iter().filter(|it| !it.serves() && !it.withdrawn);
+        all.filter(|it| !it.detail.is_empty())
+    };
+    let mut text = String::new();
+    for it in behind().take(FEW) {
+        let on = it.node.as_ref().map(|node| format!(" on {node}"));
+        let on = on.unwrap_or_default();
+        text.push_str(&format!(
+            "{} is {}{on}: {}\n",
+            it.name, it.status, it.detail
+        ));
+    }
+    match behind().count().saturating_sub(FEW) {
+        0 => {}
+        more => text.push_str(&format!(
+            "and {more} more; weald app get shows all of them\n"
+        )),
+    }
+    text
 }
 
 /// As in `3: 2 alive, 1 dead`.

@@ -10,6 +10,7 @@ use anyhow::bail;
 use clap::Args;
 
 use super::answers::Instance;
+use super::failure::Failure;
 use super::http::segment;
 use super::session::Client;
 
@@ -23,6 +24,9 @@ pub(super) struct WaitArguments {
     /// Do not wait until the instances run.
     #[arg(long)]
     no_wait: bool,
+    /// Wait also for instances that fit nowhere now: something may end, or a node come.
+    #[arg(long, conflicts_with = "no_wait")]
+    wait: bool,
     /// For how many seconds to wait until the instances run.
     #[arg(long, default_value_t = 120)]
     timeout: u64,
@@ -40,6 +44,8 @@ enum Progress {
     Waiting(String),
     /// These have failed.
     Failed(Vec<String>),
+    /// These fit nowhere, and the others may well run; in words as well.
+    Unplaced(Vec<String>, String),
 }
 
 impl Wanted {
@@ -71,14 +77,21 @@ impl Wanted {
         let behind = instances.iter().find(|it| !it.serves());
         let behind = behind.map(|it| format!("; {} is {}: {}", it.name, it.status, it.detail));
         let behind = behind.unwrap_or_default();
-        Progress::Waiting(format!("{serve} of {all} instances run{behind}"))
+        let text = format!("{serve} of {all} instances run{behind}");
+        let unplaced = instances.iter().filter(|it| it.fits_nowhere);
+        let unplaced: Vec<_> = unplaced.map(|it| it.name.clone()).collect();
+        if unplaced.is_empty() {
+            Progress::Waiting(text)
+        } else {
+            Progress::Unplaced(unplaced, text)
+        }
     }
 }
 
 /// Waits, if that is wanted, and returns the instances.
 ///
 /// # Errors
-/// One has failed, or the time is over; the reasons are in the text.
+/// One has failed or fits nowhere, or the time is over; the reasons are in the text.
 pub(super) async fn until_running(
     client: &mut Client,
     wanted: &Wanted,
@@ -91,7 +104,15 @@ pub(super) async fn until_running(
         if arguments.no_wait {
             return Ok(instances);
         }
-        match wanted.look(&instances) {
+        let progress = wanted.look(&instances);
+        let progress = match progress {
+            Progress::Unplaced(_, text) if arguments.wait => Progress::Waiting(text),
+            Progress::Done
+            | Progress::Waiting(_)
+            | Progress::Failed(_)
+            | Progress::Unplaced(..) => progress,
+        };
+        match progress {
             Progress::Done => return Ok(instances),
             Progress::Failed(names) => {
                 let why = explain(client, &names).await;
@@ -100,6 +121,11 @@ pub(super) async fn until_running(
                     names.len(),
                     instances.len()
                 );
+            }
+            Progress::Unplaced(names, _) => {
+                let why = explain(client, &names).await;
+                let (fewer, all) = (names.len(), instances.len());
+                return Err(Failure::Unplaced { fewer, all, why }.into());
             }
             Progress::Waiting(text) if since.elapsed() >= patience => {
                 let late = instances.iter().filter(|it| !it.serves());
@@ -128,11 +154,6 @@ async fn explain(client: &mut Client, names: &[String]) -> String {
             Ok(why) => text.push_str(&why),
             Err(error) => text.push_str(&format!("{name}: {error:#}\n")),
         }
-        if let Ok(all) = client.get::<Vec<Instance>>("/api/v1/instances").await
-            && let Some(it) = all.iter().find(|it| it.name == *name)
-        {
-            text.push_str(&format!("{name} is {}: {}\n", it.status, it.detail));
-        }
     }
     if names.len() > FEW {
         text.push_str(&format!("and {} more\n", names.len() - FEW));
@@ -147,6 +168,7 @@ mod tests {
     fn instance(name: &str, status: &str) -> Instance {
         let value = serde_json::json!({
             "name": name, "status": status, "detail": "why", "withdrawn": false,
+            "fits_nowhere": status == "REQUESTED",
             "generation": 1, "cluster": null, "node": null, "ipv4": null, "ipv6": null,
             "exit_status": null, "cpu_percent": 0.0, "memory_mib": 0,
         });
@@ -176,6 +198,10 @@ mod tests {
         assert_eq!(wanted.look(&instances), Progress::Waiting(text));
         instances[2] = instance("a.b.e.f.0", "COMPLETED");
         assert_eq!(wanted.look(&instances), Progress::Done);
+        instances[2] = instance("a.b.e.f.0", "REQUESTED");
+        let text = "1 of 2 instances run; a.b.e.f.0 is REQUESTED: why".to_owned();
+        let unplaced = Progress::Unplaced(vec!["a.b.e.f.0".to_owned()], text);
+        assert_eq!(wanted.look(&instances), unplaced);
         instances[2] = instance("a.b.e.f.0", "FAILED");
         let failed = Progress::Failed(vec!["a.b.e.f.0".to_owned()]);
         assert_eq!(wanted.look(&instances), failed);

@@ -79,6 +79,28 @@ fn a_name_is_given_to_one_key_only() {
     desk.redeem(&request(secret, "a1", 2)).unwrap();
 }
 
+/// Whoever listens everywhere has to say where others dial.
+#[test]
+fn a_token_says_where_to_dial() {
+    let folder = tempfile::tempdir().unwrap();
+    let desk = JoinDesk::open(folder.path()).unwrap();
+    for address in ["[::]:10101", "0.0.0.0:10101", "192.0.2.1:0"] {
+        let (role, cluster, terms) = (
+            JoinRole::Worker,
+            label("munich"),
+            (1, Duration::from_secs(60)),
+        );
+        let addresses = ["192.0.2.1:10101".to_owned(), address.to_owned()];
+        let refused = desk.issue(role, cluster, [1; 32], &addresses, terms);
+        let told = refused.unwrap_err().to_string();
+        assert!(
+            told.starts_with(address) && told.contains("--advertise"),
+            "{told}"
+        );
+        assert!(desk.list().is_empty());
+    }
+}
+
 #[test]
 fn what_is_revoked_lets_nobody_in() {
     let folder = tempfile::tempdir().unwrap();

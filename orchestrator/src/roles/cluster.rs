@@ -9,23 +9,26 @@ use anyhow::Context;
 use orchestrator_core::addresses::Plan;
 use orchestrator_core::cluster::{Input, Settings};
 use quinn::Endpoint;
+use weald_metrics::Port;
 use weald_proto::addr::Pools;
-use weald_proto::control::{CLUSTER_ALPN, ROOT_ALPN};
+use weald_proto::control::{CLUSTER_ALPN, ClusterToRoot, ROOT_ALPN};
 use weald_proto::id::{Identity, Label, NodeId, RelayId};
 use weald_proto::join::{JoinRequest, JoinResponse, JoinRole};
 use weald_proto::name::Zone;
 use weald_proto::session::ALPN as SESSION_ALPN;
 use weald_proto::spec::Place;
 use weald_trust::join::{fingerprint, server_config as join_config};
-use weald_trust::pki::ClusterAuthority;
 use weald_trust::pki::folder::load_cluster;
+use weald_trust::pki::{ClusterAuthority, Lives};
 use weald_trust::tls::{Clock, Expected};
 
 use super::root::watch_revoked;
 use crate::cluster::{self, ClusterHandle, Thread};
 use crate::join::{self, JoinDesk};
-use crate::keys::{Authority, Keys};
+use crate::keys::{Authority, ClusterKeys, Keys};
 use crate::link;
+use crate::metrics::{self, Counted};
+use crate::renewal::{ClusterRenewal, Issuer};
 use crate::store::{SqliteStore, StateStore};
 
 /// What a cluster is started with.
@@ -45,6 +48,8 @@ pub struct ClusterOptions {
     pub relays: Vec<(RelayId, Vec<SocketAddr>)>,
     /// Where it is.
     pub place: Option<Place>,
+    /// Where figures are read, on loopback; none for nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// A cluster that runs.
@@ -60,9 +65,11 @@ pub struct RunningCluster {
     pub joining: Endpoint,
     /// What tokens say where to dial.
     pub advertise: Vec<String>,
+    /// Where figures are read, if anywhere, until this is dropped.
+    pub metrics: Option<Port>,
     /// Ends when the machine does.
     pub thread: Thread,
-    authority: Arc<ClusterAuthority>,
+    authority: ClusterKeys,
 }
 
 /// Invites workers and relays to a cluster.
@@ -70,7 +77,7 @@ pub struct RunningCluster {
 pub struct Inviter {
     desk: Arc<JoinDesk>,
     advertise: Vec<String>,
-    authority: Arc<ClusterAuthority>,
+    authority: ClusterKeys,
 }
 
 /// The name of the cluster that has joined in a folder.
@@ -89,7 +96,7 @@ impl RunningCluster {
         Inviter {
             desk: Arc::clone(&self.desk),
             advertise: self.advertise.clone(),
-            authority: Arc::clone(&self.authority),
+            authority: self.authority.clone(),
         }
     }
 }
@@ -100,8 +107,9 @@ impl Inviter {
     /// # Errors
     /// The book does not take it.
     pub fn invite(&self, role: JoinRole, uses: (u32, Duration)) -> anyhow::Result<String> {
-        let root = fingerprint(self.authority.trust().certificate());
-        let name = self.authority.name().clone();
+        let authority = self.authority.now();
+        let root = fingerprint(authority.trust().certificate());
+        let name = authority.name().clone();
         let issued = self.desk.issue(role, name, root, &self.advertise, uses);
         issued.map(|(_, text)| text)
     }
@@ -112,7 +120,20 @@ impl Inviter {
 /// # Errors
 /// Its folder cannot be used, or a port cannot be opened.
 pub fn cluster(options: &ClusterOptions) -> anyhow::Result<RunningCluster> {
-    let authority = Arc::new(load_cluster(&options.folder).context("join first")?);
+    cluster_with_lives(options, Lives::default())
+}
+
+/// Starts a cluster; the certificates that it issues live for so long.
+///
+/// # Errors
+/// As [`cluster()`].
+pub fn cluster_with_lives(
+    options: &ClusterOptions,
+    lives: Lives,
+) -> anyhow::Result<RunningCluster> {
+    let authority = load_cluster(&options.folder).context("join first")?;
+    let living = ClusterKeys::new(authority.with_lives(lives));
+    let authority = living.now();
     let name = authority.name().clone();
     let desk = Arc::new(JoinDesk::open(&options.folder)?);
     let root = super::upper(&options.folder, &options.root)?;
@@ -123,8 +144,8 @@ pub fn cluster(options: &ClusterOptions) -> anyhow::Result<RunningCluster> {
         &options.folder,
         &format!("cluster {name}"),
     )?);
-    let keys = Keys::restore(Authority::Cluster(Arc::clone(&authority)), &store.load()?)?;
-    watch_revoked(keys.clone(), own.clone());
+    let records = store.load()?;
+    let keys = Keys::restore(Authority::Cluster(living.clone()), &records)?;
     let members = Expected::MemberOf(name.clone());
     let crypto = own.server_config_for(members, &[CLUSTER_ALPN, SESSION_ALPN])?;
     let reset = super::reset_key(&authority.sign(super::RESET_PURPOSE)?);
@@ -141,25 +162,52 @@ pub fn cluster(options: &ClusterOptions) -> anyhow::Result<RunningCluster> {
         pools: Pools::default(),
         zones: Zone::defaults(),
     };
-    let (handle, lines, thread) = cluster::start(settings, keys, store)?;
+    let store = Counted::new(store);
+    let commits = store.commits();
+    let judged = keys.clone();
+    let (handle, lines, thread) = cluster::start(settings, keys, Box::new(store), &records)?;
+    let cutting = Arc::clone(&lines);
+    watch_revoked(judged, own.clone(), move |it| cutting.cut(it));
+    let (told, seen) = (handle.clone(), Arc::clone(&lines));
+    let figures = move || {
+        let (told, seen, commits) = (told.clone(), Arc::clone(&seen), Arc::clone(&commits));
+        async move {
+            let figures = cluster::figures(&told, &seen).await.ok()?;
+            Some(figures.text(&commits))
+        }
+    };
+    let metrics = options.metrics.map(|at| metrics::serve(at, figures));
+    let metrics = metrics.transpose()?;
     handle.tell(Input::Relays(options.relays.clone()));
 
     let dialling = Endpoint::client((Ipv6Addr::UNSPECIFIED, 0).into())?;
     let (told, upwards) = (handle.clone(), Arc::clone(&lines));
+    let issuer = Authority::Cluster(living.clone());
+    let issuer = Issuer::new(issuer, Arc::clone(&desk), own.clone());
+    let renewal = ClusterRenewal {
+        keys: living.clone(),
+        own: own.clone(),
+        folder: options.folder.clone(),
+    };
+    let (kept, said) = (renewal.clone(), Arc::clone(&lines));
+    tokio::spawn(async move {
+        let ask = |request| said.say_to_root(&ClusterToRoot::Renew(request));
+        kept.keep(ask).await;
+    });
     tokio::spawn(async move {
         let config = || {
             let crypto = own.client_config(&Identity::Root, ROOT_ALPN)?;
             Ok(link::client_config(crypto))
         };
-        cluster::talk_to_root(&dialling, &root, config, &told, &upwards).await;
+        cluster::talk_to_root(&dialling, &root, config, &told, (&upwards, &renewal)).await;
     });
     let (endpoint, told) = (control.clone(), handle.clone());
-    tokio::spawn(async move { cluster::serve_nodes(&endpoint, told, lines).await });
+    tokio::spawn(async move { cluster::serve_nodes(&endpoint, told, lines, issuer).await });
     let endpoint = joining.clone();
-    let (issuer, invited) = (Arc::clone(&authority), Arc::clone(&desk));
+    let (issuer, invited) = (living.clone(), Arc::clone(&desk));
     tokio::spawn(async move {
         let admit = move |request: JoinRequest| {
-            let admitted = admit(&request, &issuer, &invited);
+            let admitted = admit(&request, &issuer.now(), &invited);
             admitted.unwrap_or_else(|error| JoinResponse::Refused {
                 text: format!("{error:#}"),
             })
@@ -176,8 +224,9 @@ pub fn cluster(options: &ClusterOptions) -> anyhow::Result<RunningCluster> {
         control,
         joining,
         advertise,
+        metrics,
         thread,
-        authority,
+        authority: living,
     })
 }
 

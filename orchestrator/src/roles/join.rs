@@ -9,11 +9,10 @@ use quinn::Endpoint;
 use weald_proto::id::Label;
 use weald_proto::join::{JoinRequest, JoinResponse, JoinRole};
 use weald_trust::join::{JoinToken, client_config, cluster, member};
-use weald_trust::pki::folder::{CLUSTER_KEY_FILE, key_in, save_cluster};
+use weald_trust::pki::folder::{CLUSTER_KEY_FILE, UPPER_FILE, key_in, save_cluster};
 use weald_trust::pki::request;
 use weald_trust::tls::{Clock, KEY_FILE};
 
-use super::UPPER_FILE;
 use crate::{join, link};
 
 /// Who joins, and where what it gets is kept.

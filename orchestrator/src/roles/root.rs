@@ -13,15 +13,16 @@ use weald_proto::id::{Label, Organisation};
 use weald_proto::join::{JoinRequest, JoinResponse, JoinRole};
 use weald_proto::name::Zone;
 use weald_trust::join::{fingerprint, server_config as join_config};
-use weald_trust::pki::RootAuthority;
 use weald_trust::pki::folder::load_root;
 use weald_trust::pki::store::Store;
-use weald_trust::tls::{CA_FILE, Clock, Credentials, Expected};
+use weald_trust::pki::{Lives, RootAuthority};
+use weald_trust::tls::{CA_FILE, Clock, Credentials, Expected, RevocationSet};
 
 use crate::api::{self, ApiState};
 use crate::join::{self, JoinDesk};
 use crate::keys::{Authority, Keys};
 use crate::link::{self, Switchboard};
+use crate::renewal::{self, Issuer};
 use crate::root::{self, RootHandle};
 use crate::store::SqliteStore;
 
@@ -101,12 +102,20 @@ impl RunningRoot {
 /// # Errors
 /// Its folder cannot be used, or a port cannot be opened.
 pub async fn root(options: &RootOptions) -> anyhow::Result<RunningRoot> {
+    root_with_lives(options, Lives::default()).await
+}
+
+/// Starts root; the certificates that it issues live for so long.
+///
+/// # Errors
+/// As [`root()`].
+pub async fn root_with_lives(options: &RootOptions, lives: Lives) -> anyhow::Result<RunningRoot> {
     let now = SystemTime::now();
     if !options.folder.join(CA_FILE).exists() {
         drop(Store::init(&options.folder, &options.name, now)?);
         tracing::info!(folder = %options.folder.display(), name = %options.name, "made a new root");
     }
-    let authority = Arc::new(load_root(&options.folder)?);
+    let authority = Arc::new(load_root(&options.folder)?.with_lives(lives));
     let desk = Arc::new(JoinDesk::open(&options.folder)?);
     let own = authority
         .issue_root(now)?
@@ -114,7 +123,13 @@ pub async fn root(options: &RootOptions) -> anyhow::Result<RunningRoot> {
     let store = Box::new(SqliteStore::open(&options.folder, "root")?);
     let records = crate::store::StateStore::load(store.as_ref())?;
     let keys = Keys::restore(Authority::Root(Arc::clone(&authority)), &records)?;
-    watch_revoked(keys.clone(), own.clone());
+    let lines = Arc::new(Switchboard::default());
+    let cutting = Arc::clone(&lines);
+    watch_revoked(keys.clone(), own.clone(), move |it| cutting.cut(it));
+    let (issuing, shown) = (Arc::clone(&authority), own.clone());
+    tokio::spawn(async move { renewal::keep_root(&issuing, &shown).await });
+    let issuer = Authority::Root(Arc::clone(&authority));
+    let issuer = Issuer::new(issuer, Arc::clone(&desk), own.clone());
     let crypto = own.server_config_for(Expected::AnyControl, &[ROOT_ALPN])?;
     let reset = super::reset_key(&authority.sign(super::RESET_PURPOSE)?);
     let control = link::listen(options.listen, link::server_config(crypto), &reset)?;
@@ -123,12 +138,12 @@ pub async fn root(options: &RootOptions) -> anyhow::Result<RunningRoot> {
         link::server_config(join_config(&own)?),
         &reset,
     )?;
-    let lines = Arc::new(Switchboard::default());
     let told = Arc::clone(&lines);
-    let (handle, thread) = root::start(keys, store, move |it| root::carry_out(&told, it))?;
-    serve(
-        &control, &joining, &handle, &lines, &authority, &desk, options,
-    );
+    let (handle, thread) =
+        root::start(keys, store, &records, move |it| root::carry_out(&told, it))?;
+    let (endpoint, served) = (control.clone(), handle.clone());
+    tokio::spawn(async move { root::serve_clusters(&endpoint, served, lines, issuer).await });
+    serve_joining(&joining, &handle, &authority, &desk, options);
     let advertise = match options.advertise.as_slice() {
         [] => vec![joining.local_addr()?.to_string()],
         some => some.to_vec(),
@@ -162,17 +177,13 @@ pub async fn root(options: &RootOptions) -> anyhow::Result<RunningRoot> {
     })
 }
 
-fn serve(
-    control: &Endpoint,
+fn serve_joining(
     joining: &Endpoint,
     handle: &RootHandle,
-    lines: &Arc<Switchboard<Label>>,
     authority: &Arc<RootAuthority>,
     desk: &Arc<JoinDesk>,
     options: &RootOptions,
 ) {
-    let (endpoint, root, lines) = (control.clone(), handle.clone(), Arc::clone(lines));
-    tokio::spawn(async move { root::serve_clusters(&endpoint, root, lines).await });
     let endpoint = joining.clone();
     let (root, owner) = (handle.clone(), options.owner.clone());
     let (authority, desk) = (Arc::clone(authority), Arc::clone(desk));
@@ -217,13 +228,22 @@ fn admit(
     })
 }
 
-/// Keeps what is revoked in step with what the judge knows.
-pub(super) fn watch_revoked(keys: Keys, own: Credentials) {
+/// Keeps what is revoked in step with what the judge knows; `cut` ends the connections of those that
+/// were let in before.
+pub(super) fn watch_revoked(
+    keys: Keys,
+    own: Credentials,
+    cut: impl Fn(&RevocationSet) + Send + 'static,
+) {
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
         loop {
             ticks.tick().await;
-            own.set_revoked(keys.revoked());
+            let revoked = keys.revoked();
+            own.set_revoked(revoked.clone());
+            if !revoked.keys.is_empty() {
+                cut(&revoked);
+            }
         }
     });
 }

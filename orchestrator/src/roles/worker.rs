@@ -1,18 +1,22 @@
 //! The process of a worker.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use quinn::Endpoint;
 use tokio::sync::mpsc::unbounded_channel;
-use weald_proto::control::{CLUSTER_ALPN, NodeCapacity};
+use weald_metrics::Port;
+use weald_proto::control::{CLUSTER_ALPN, NodeCapacity, WorkerToCluster};
 use weald_proto::id::Identity;
 use weald_proto::spec::{Resources, Runtime as RuntimeKind};
+use weald_trust::renewal::Renewal;
 use weald_trust::tls::Credentials;
 
 use crate::link;
+use crate::metrics::{self, Counted};
+use crate::renewal;
 use crate::runtime::cgroup::Cgroups;
 use crate::runtime::process::{Config, ProcessRuntime};
 use crate::store::SqliteStore;
@@ -31,6 +35,8 @@ pub struct WorkerOptions {
     pub offer: Option<Resources>,
     /// The program that supervises an instance; none for this program itself.
     pub supervisor: Option<PathBuf>,
+    /// Where figures are read, on loopback; none for nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// A worker that runs.
@@ -38,6 +44,8 @@ pub struct WorkerOptions {
 pub struct RunningWorker {
     /// Tells it what happens.
     pub handle: WorkerHandle,
+    /// Where figures are read, if anywhere, until this is dropped.
+    pub metrics: Option<Port>,
     /// Ends when the machine does.
     pub thread: Thread,
 }
@@ -82,16 +90,35 @@ pub fn worker(options: &WorkerOptions) -> anyhow::Result<RunningWorker> {
         events,
         netmanager: options.netmanager.clone(),
     };
-    let (handle, line, thread) = worker::start(parts, store)?;
+    let store = Counted::new(store);
+    let commits = store.commits();
+    let (handle, line, thread) = worker::start(parts, Box::new(store))?;
+    let (told, seen) = (handle.clone(), Arc::clone(&line));
+    let figures = move || {
+        let (told, seen, commits) = (told.clone(), Arc::clone(&seen), Arc::clone(&commits));
+        async move { Some(worker::figures(&told, &seen).await?.text(&commits)) }
+    };
+    let metrics = options.metrics.map(|at| metrics::serve(at, figures));
+    let metrics = metrics.transpose()?;
     let endpoint = Endpoint::client((Ipv6Addr::UNSPECIFIED, 0).into())?;
     let told = handle.clone();
+    let renewal = Renewal::new(own.clone(), options.folder.clone());
+    let (kept, said) = (renewal.clone(), Arc::clone(&line));
+    tokio::spawn(async move {
+        let ask = |request| said.say(&WorkerToCluster::Renew(request));
+        renewal::keep_member(&kept, ask).await;
+    });
     tokio::spawn(async move {
         let config = || {
             let upper = Identity::Control(node.cluster.clone());
             let crypto = own.client_config(&upper, CLUSTER_ALPN)?;
             Ok(link::client_config(crypto))
         };
-        worker::talk_to_cluster(&endpoint, &cluster, config, &told, &line).await;
+        worker::talk_to_cluster(&endpoint, &cluster, config, &told, (&line, &renewal)).await;
     });
-    Ok(RunningWorker { handle, thread })
+    Ok(RunningWorker {
+        handle,
+        metrics,
+        thread,
+    })
 }

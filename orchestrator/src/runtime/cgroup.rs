@@ -99,10 +99,9 @@ impl Cgroups {
             }
         }
         if let Some(hierarchy) = &layout.v2 {
-            let base = v2::above_worker(base(hierarchy, parent)?);
             let candidates = match parent {
-                Some(_) => vec![base],
-                None => vec![base, hierarchy.mount.clone()],
+                Some(_) => vec![v2::above_worker(base(hierarchy, parent)?)],
+                None => v2::candidates(hierarchy),
             };
             v2::choose(&mut found, &candidates);
         }
@@ -255,6 +254,18 @@ impl Cgroups {
         folders.dedup();
         folders
     }
+}
+
+/// The groups of version 2 that [`Cgroups::find`] may make and move its process into, for this
+/// process and for those that it starts.
+///
+/// # Errors
+/// The kernel does not tell what is mounted.
+pub fn worker_groups() -> io::Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let hierarchy = Layout::parse(&mounts, &own).v2;
+    Ok(hierarchy.map_or_else(Vec::new, |it| v2::worker_groups(&it)))
 }
 
 /// The folder of a hierarchy to make groups in.

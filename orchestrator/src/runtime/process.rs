@@ -49,6 +49,9 @@ pub const DEFAULT_LOG_BYTES: u64 = 8 << 20;
 /// enough that a fork bomb leaves the node its own.
 pub const DEFAULT_PIDS: u32 = 4_096;
 
+/// The pause between two looks whether all lives have ended.
+const END_PAUSE: Duration = Duration::from_millis(10);
+
 /// How instances are run.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -140,6 +143,27 @@ impl ProcessRuntime {
         &self.shared.group_prefix
     }
 
+    /// Ends every life in the folder and removes what it leaves, where no worker runs any more.
+    ///
+    /// # Errors
+    /// What is there cannot be listed, or has not gone in time.
+    pub async fn end_all(&self, patience: Duration) -> io::Result<()> {
+        self.readopt(&BTreeSet::new())?;
+        let since = tokio::time::Instant::now();
+        loop {
+            let left = Life::all(&self.shared.config.folder)?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            if since.elapsed() >= patience {
+                let names: Vec<_> = left.iter().map(Life::name).collect();
+                let text = format!("after {} s: {}", patience.as_secs(), names.join(", "));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
+            tokio::time::sleep(END_PAUSE).await;
+        }
+    }
+
     fn tell(&self, instance: &InstanceId, task: Task) {
         let mut tasks = self.keepers.lock();
         let task = match tasks.get(instance) {
@@ -176,6 +200,10 @@ impl Runtime for ProcessRuntime {
     fn start(&self, launch: Launch) {
         let instance = launch.instance.clone();
         self.tell(&instance, Task::Start(Box::new(launch)));
+    }
+
+    fn await_listening(&self, instance: &InstanceId, generation: Generation, ports: BTreeSet<u16>) {
+        self.tell(instance, Task::Await(generation, ports));
     }
 
     fn stop(&self, instance: &InstanceId, generation: Generation) {

@@ -77,7 +77,8 @@ impl Play {
                     | RootToCluster::Revocations(_)
                     | RootToCluster::Rows { .. }
                     | RootToCluster::Unknown(_)
-                    | RootToCluster::Acknowledged { .. } => return,
+                    | RootToCluster::Acknowledged { .. }
+                    | RootToCluster::Renewed(_) => return,
                 };
                 if let Some(handle) = self.handle.lock().unwrap().as_ref() {
                     handle.tell(Input::Cluster(cluster, answer)).unwrap();
@@ -181,8 +182,10 @@ impl Lab {
         let keys = Keys::restore(Authority::Root(Arc::clone(&authority)), &records).unwrap();
         let play = Arc::new(Play::default());
         let player = Arc::clone(&play);
-        let (handle, thread) =
-            root::start(keys, Box::new(store), move |told| player.hear(told)).unwrap();
+        let (handle, thread) = root::start(keys, Box::new(store), &records, move |told| {
+            player.hear(told)
+        })
+        .unwrap();
         *play.handle.lock().unwrap() = Some(handle.clone());
         let desk = Arc::new(JoinDesk::open(folder.path()).unwrap());
         let state = ApiState::start(handle.clone(), desk, settings.clone());
@@ -301,7 +304,14 @@ impl Lab {
             node_ip: Dual::default(),
             cpu_percent: 7.5,
             memory_mib: 256,
+            key: [9; 32],
         }]));
+    }
+
+    /// A cluster's link breaks: what it says from now on is not heard.
+    pub(crate) fn tell_gone(&self, cluster: &str) {
+        let gone = Input::ClusterDisconnected(label(cluster));
+        self.handle.tell(gone).unwrap();
     }
 
     /// From now on clusters refuse, or take, what they are offered.
@@ -395,7 +405,7 @@ pub(crate) fn sla(application: &str, names: &[&str]) -> Value {
                 "memory": 64, "vcpus": 1, "port": "8080:80"})
         })
         .collect();
-    json!({"sla_version": "v2.0", "customerID": "Admin", "applications": [{
+    json!({"sla_version": "v2.0", "customerID": "", "applications": [{
         "applicationID": "", "application_name": application, "application_namespace": "dev",
         "application_desc": "smallest example", "microservices": services}]})
 }

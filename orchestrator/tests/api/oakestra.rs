@@ -273,3 +273,32 @@ async fn the_double_encoding_is_there_for_those_who_ask() {
         .json(200);
     assert!(plain.is_array());
 }
+
+/// It stands still while nothing is heard of the cluster, and goes on when something is.
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_cluster_was_last_heard_of_is_told() {
+    let lab = Lab::start().await;
+    lab.cluster("munich", "root", None).await;
+    let began = seconds_now();
+    let last = |list: &Value| list[0]["last_modified_timestamp"].as_f64().unwrap();
+    let first = lab
+        .until("/api/clusters", |list| last(list) >= began - 1.0)
+        .await;
+    assert!(last(&first) <= seconds_now(), "{first}");
+    // The played cluster says something twice a second.
+    lab.until("/api/clusters", |list| last(list) > last(&first))
+        .await;
+    lab.tell_gone("munich");
+    let mut at = last(&lab.get("/api/clusters", "").await.json(200));
+    let quiet = std::time::Instant::now();
+    while quiet.elapsed() < std::time::Duration::from_millis(2100) {
+        at = at.max(last(&lab.get("/api/clusters", "").await.json(200)));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(at <= seconds_now() - 1.0, "it goes on by itself");
+}
+
+fn seconds_now() -> f64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap().as_secs_f64()
+}

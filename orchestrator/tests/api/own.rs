@@ -207,7 +207,16 @@ async fn nodes_and_clusters_are_listed_and_a_cluster_removed() {
             .await
             .refused(404);
     }
+    let revoked = lab.get("/api/v1/revocations", ada).await.json(200);
+    assert_eq!(
+        revoked,
+        json!({"epoch": 0, "keys": [], "organisations": []})
+    );
     lab.delete("/api/v1/clusters/munich/", ada).await.json(200);
+    // Whatever it has signed, nobody believes it any more.
+    let revoked = lab.get("/api/v1/revocations", ada).await.json(200);
+    assert_eq!(revoked["epoch"], 1);
+    assert_eq!(revoked["keys"].as_array().unwrap().len(), 1);
     assert_eq!(lab.get("/api/v1/clusters", ada).await.json(200), json!([]));
     assert_eq!(lab.get("/api/v1/nodes", ada).await.json(200), json!([]));
 }
@@ -286,4 +295,75 @@ async fn figures_are_there_for_prometheus() {
             metrics.body
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_clusters_and_organisations_are_revoked() {
+    const PATH: &str = "/api/v1/revocations";
+    let lab = Lab::start().await;
+    lab.cluster("munich", "root", None).await;
+    lab.cluster("paris", "root", None).await;
+    let pia = lab.user("pia", "acme", "Admin").await;
+    let ida = lab.user("ida", "root", "Infrastructure_Provider").await;
+    let shop = sla("shop", &["web"]);
+    lab.post("/api/v1/apply?deploy=1", &pia, &shop)
+        .await
+        .json(200);
+    let runs = |it: &Value| it["instances"] == json!({"RUNNING": 1});
+    lab.until("/api/v1/status", runs).await;
+    let before = lab.everything().await;
+    let none = lab.get(PATH, &lab.ada).await.json(200);
+
+    let node = json!({"node": "munich/a1"});
+    for (token, status) in [("", 401), (&pia, 403)] {
+        lab.post(PATH, token, &node).await.refused(status);
+        lab.get(PATH, token).await.refused(status);
+    }
+    // A node's keeper may not end an organisation.
+    let acme = json!({"organisation": "acme"});
+    lab.post(PATH, &ida, &acme).await.refused(403);
+    for (wrong, status, text) in [
+        (json!({}), 422, "one node, cluster, organisation or key"),
+        (
+            json!({"node": "munich/a1", "cluster": "munich"}),
+            422,
+            "one node, cluster, organisation or key",
+        ),
+        (json!({"nod": "munich/a1"}), 422, "nod"),
+        (json!({"node": "munich/a9"}), 404, "no node munich/a9"),
+        (json!({"node": "rome/a1"}), 404, "no node rome/a1"),
+        (json!({"node": "a1"}), 404, "no node a1"),
+        (json!({"cluster": "rome"}), 404, "no cluster rome"),
+        (json!({"organisation": "nobody"}), 404, "no organisation"),
+        (json!({"organisation": "root"}), 422, "cannot be revoked"),
+        (json!({"key": "0a"}), 422, "64 hexadecimal digits"),
+        (json!({"key": "é".repeat(32)}), 422, "64 hexadecimal"),
+    ] {
+        let said = lab.post(PATH, &lab.ada, &wrong).await.refused(status);
+        assert!(said.contains(text), "{wrong}: {said}");
+    }
+    assert_eq!(lab.everything().await, before);
+    assert_eq!(lab.get(PATH, &lab.ada).await.json(200), none);
+
+    let list = lab.post(PATH, &ida, &node).await.json(200);
+    let key = "09".repeat(32);
+    assert_eq!(
+        list,
+        json!({"epoch": 1, "keys": [key], "organisations": []})
+    );
+    let paris = json!({"cluster": "paris"});
+    let list = lab.post(PATH, &ida, &paris).await.json(200);
+    assert_eq!(list["keys"].as_array().unwrap().len(), 2);
+    assert_eq!(lab.everything().await, before, "what runs, runs");
+
+    let list = lab.post(PATH, &lab.ada, &acme).await.json(200);
+    assert_eq!(list["organisations"], json!(["acme"]));
+    let ended = |it: &Value| it["instances"] == json!({});
+    lab.until("/api/v1/status", ended).await;
+    for again in ["/api/v1/apply?deploy=1", "/api/v1/apply"] {
+        let said = lab.post(again, &pia, &shop).await.refused(409);
+        assert!(said.contains("organisation acme is revoked"), "{said}");
+    }
+    let list = lab.get(PATH, &lab.ada).await.json(200);
+    assert_eq!(list["epoch"], 3);
 }

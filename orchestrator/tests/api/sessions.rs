@@ -212,3 +212,90 @@ async fn compat_login_keeps_processes_of_others_out() {
         assert_eq!(text.split(' ').nth(1), Some(status), "{text}");
     }
 }
+
+/// Everything that requests could change.
+async fn all_of_it(lab: &Lab) -> String {
+    let mut text = lab.everything().await;
+    for path in [
+        "/api/users",
+        "/api/organization",
+        "/api/v1/tokens",
+        "/api/v1/revocations",
+    ] {
+        text += &lab.get(path, &lab.ada).await.body;
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_and_forged_tokens_change_nothing_by_any_route() {
+    let lab = Lab::start().await;
+    lab.cluster("munich", "root", None).await;
+    lab.user("pia", "acme", "Admin").await;
+    let shop = crate::lab::sla("shop", &["web"]);
+    let applied = lab.post("/api/v1/apply?deploy=1", &lab.ada, &shop).await;
+    let applied = applied.json(200);
+    let runs = |it: &Value| it["instances"] == json!({"RUNNING": 1});
+    lab.until("/api/v1/status", runs).await;
+    let token = json!({"cluster": "paris"});
+    let token = lab.post("/api/v1/tokens", &lab.ada, &token).await.json(200);
+    let acme = lab.get("/api/organization", &lab.ada).await.json(200);
+    let acme = acme
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|it| it["name"] == "acme");
+    let acme = acme.unwrap()["_id"]["$oid"].as_str().unwrap().to_owned();
+
+    let key = own_key(&lab).await;
+    let good = claims(&lab.ada);
+    let mut over = good.clone();
+    over["exp"] = json!(now() - 1);
+    let expired = signed(Algorithm::HS256, &over, &key);
+    let forged = signed(Algorithm::HS256, &good, &[7; 32]);
+    let document = serde_json::to_value(api::document()).unwrap();
+    let before = all_of_it(&lab).await;
+    let mut asked = 0;
+    for (template, operations) in document["paths"].as_object().unwrap() {
+        // Each leads to something that is there, so that only the token is in the way.
+        let id = |list: &str| applied[list][0].as_str().unwrap();
+        let id = match template.split('/').nth(2).unwrap_or_default() {
+            "application" => id("applications"),
+            "organization" => &acme,
+            _ if template.contains("/tokens/") => token["id"].as_str().unwrap(),
+            _ => id("services"),
+        };
+        let path = template
+            .replace("{id}", id)
+            .replace("{n}", "-1")
+            .replace("{number}", "-1")
+            .replace(
+                "{name}",
+                if template.contains("/clusters/") {
+                    "munich"
+                } else {
+                    "pia"
+                },
+            );
+        for (method, _) in operations.as_object().unwrap() {
+            let method = method.to_uppercase();
+            let open = ["/api/auth/login", "/api/v1/auth/first"];
+            if method == "GET" || open.contains(&template.as_str()) {
+                continue;
+            }
+            assert!(!path.contains('{'), "{path} is not filled in");
+            for token in [expired.as_str(), &forged, ""] {
+                let answer = lab.ask((&method, &path), token, Some(&shop)).await;
+                answer.refused(401);
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked >= 3 * 20, "only {asked} requests");
+    assert_eq!(all_of_it(&lab).await, before);
+    // With a good one there is something that each could have done.
+    let service = applied["services"][0].as_str().unwrap();
+    let path = format!("/api/service/{service}");
+    lab.delete(&path, &lab.ada).await.json(200);
+    assert_ne!(all_of_it(&lab).await, before);
+}

@@ -19,7 +19,7 @@ use weald_proto::control::Generation;
 use weald_proto::id::Organisation;
 use weald_proto::name::InstanceId;
 use weald_proto::spec::{Resources, Runtime as Kind, ServiceSpec};
-use weald_proto::table::LanePolicy;
+use weald_proto::table::{AcceptPolicy, LanePolicy};
 
 /// How long anything may take that is to happen at once.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -44,12 +44,14 @@ pub(crate) fn launch(number: u32, generation: Generation, command: &[&str]) -> L
         round_robin: Dual::default(),
         closest: Dual::default(),
         lane: LanePolicy::Auto,
+        accept: AcceptPolicy::Late,
         runtime: Kind::Process,
         code: "/nowhere".to_owned(),
         command: command.iter().map(ToString::to_string).collect(),
         environment: Vec::new(),
         resources: Resources::default(),
         ports: Vec::new(),
+        listens: Vec::new(),
         one_shot: false,
         constraints: Vec::new(),
         scheduler: None,

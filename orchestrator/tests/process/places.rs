@@ -1,9 +1,13 @@
 //! Where instances run: their network namespace and resolvers.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::lab::{Lab, script};
+use orchestrator::runtime::Runtime as _;
+use orchestrator_core::worker::RuntimeEvent;
+
+use super::lab::{Lab, instance, script};
 
 /// A network namespace with a name, as `ip netns` makes them.
 struct Namespace(String);
@@ -54,6 +58,44 @@ async fn an_instance_is_in_its_namespace_and_has_its_resolvers() {
     );
     // The host's own is what it was.
     assert_eq!(std::fs::read_to_string("/etc/resolv.conf").unwrap(), hosts);
+    lab.stop(0, 1).await;
+    lab.must_be_clean();
+}
+
+#[tokio::test]
+async fn an_instance_listens_once_it_does_so_in_its_namespace() {
+    let namespace = Namespace::new("weald-listen");
+    let mut lab = Lab::new();
+    // On the host the same port is listened on all the time.
+    let host = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = host.local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let (go, mark) = (folder.path().join("go"), folder.path().join("mark"));
+    let fifo = Command::new("mkfifo").arg(&go).status().unwrap();
+    assert!(fifo.success());
+    let mut inside = script(
+        0,
+        1,
+        &format!(
+            "read _ < {}; touch {}; exec python3 -c 'import socket, time; \
+             server = socket.create_server((\"0.0.0.0\", {port})); time.sleep(1000)'",
+            go.display(),
+            mark.display()
+        ),
+    );
+    inside.netns = Some(namespace.path());
+    lab.run(inside).await;
+    let ports = BTreeSet::from([port]);
+    lab.runtime.await_listening(&instance(0), 2, ports.clone());
+    lab.runtime.await_listening(&instance(0), 1, ports.clone());
+    tokio::task::spawn_blocking(move || std::fs::write(go, "go\n").unwrap());
+    lab.expect(0, 1, RuntimeEvent::Listens).await;
+    assert!(mark.exists(), "it was said before it was so");
+    // One that is asked again says it again, and one that ends while it is looked at says no more.
+    lab.runtime.await_listening(&instance(0), 1, ports);
+    lab.expect(0, 1, RuntimeEvent::Listens).await;
+    lab.runtime
+        .await_listening(&instance(0), 1, BTreeSet::from([1]));
     lab.stop(0, 1).await;
     lab.must_be_clean();
 }

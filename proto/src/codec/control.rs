@@ -16,7 +16,7 @@ variants!(ClusterToRoot as FromCluster.message(from_cluster::Message):
         NeedAddresses as NeedAddresses { grant: value }
         Logs as Logs { request: value, lines: message }
     }
-    { Rows: rows, Interests: interests, Nodes: nodes }
+    { Rows: rows, Interests: interests, Nodes: nodes, Renew: renew }
 );
 
 variants!(RootToCluster as ToCluster.message(to_cluster::Message):
@@ -28,7 +28,7 @@ variants!(RootToCluster as ToCluster.message(to_cluster::Message):
         ReadLogs as ReadLogs { request: value, instance: value, lines: value }
         Acknowledged as Acknowledged { sequence: value }
     }
-    { Grant: grant, Revocations: revocations, Unknown: unknown }
+    { Grant: grant, Revocations: revocations, Unknown: unknown, Renewed: renewed }
 );
 
 variants!(WorkerToCluster as FromWorker.message(from_worker::Message):
@@ -39,7 +39,7 @@ variants!(WorkerToCluster as FromWorker.message(from_worker::Message):
         Rejected as Rejected { instance: value, generation: value, reason: message }
         Logs as Logs { request: value, lines: message }
     }
-    {}
+    { Renew: renew }
 );
 
 variants!(ClusterToWorker as ToWorker.message(to_worker::Message):
@@ -50,7 +50,7 @@ variants!(ClusterToWorker as ToWorker.message(to_worker::Message):
         ReadLogs as ReadLogs { request: value, instance: value, lines: value }
         Acknowledged as Acknowledged { sequence: value }
     }
-    {}
+    { Renewed: renewed }
 );
 
 fields!(InstanceReport as InstanceReport {
@@ -101,6 +101,7 @@ fields!(NodeReport as NodeReport {
     node_ip: message,
     cpu_percent: value,
     memory_mib: value,
+    key: value,
 });
 
 words!(Standing as Standing { Alive, Suspect, Dead, Gone });

@@ -1,7 +1,7 @@
-//! What is said by and to somebody who joins.
+//! What is said by and to somebody who joins, or whose certificate is renewed.
 
 use super::parts::{Fault, Wire, fields, put, take, variants, words};
-use crate::join::{JoinRequest, JoinResponse, JoinRole, JoinSecret};
+use crate::join::{JoinRequest, JoinResponse, JoinRole, JoinSecret, RenewRequest, RenewResponse};
 
 words!(JoinRole as JoinRole { Cluster, Worker, Relay });
 
@@ -22,6 +22,16 @@ fields!(JoinRequest as JoinRequest { secret: value, role: value, name: value, cs
 variants!(JoinResponse as JoinResponse.response(join_response::Response):
     {
         Admitted as JoinAdmitted { chain: list, ca: value }
+        Refused as JoinRefused { text: value }
+    }
+    {}
+);
+
+fields!(RenewRequest as RenewRequest { role: value, name: value, csr: value });
+
+variants!(RenewResponse as RenewResponse.response(renew_response::Response):
+    {
+        Renewed as RenewedChain { chain: list }
         Refused as JoinRefused { text: value }
     }
     {}

@@ -1,6 +1,8 @@
 //! One value of every kind of message, with every field set and with as few as may be.
 
+mod early;
 mod join;
+mod peer;
 
 use std::time::Duration;
 
@@ -11,15 +13,17 @@ use crate::control::{
 };
 use crate::id::{Label, NodeId, Organisation, RelayId};
 use crate::name::{ApplicationName, InstanceId, Zone};
-use crate::session::{ClusterToNet, NetToCluster, PeerToPeer};
+use crate::session::{ClusterToNet, NetToCluster};
 use crate::spec::{Constraint, Place, Resources, Runtime, ServiceSpec};
 use crate::statement::{
     Grant, InstanceStatement, Lease, LeasedInstance, NodeStatement, RelayStatement, Revocations,
     ServiceStatement, Signed, Statement,
 };
-use crate::table::LanePolicy;
+use crate::table::{AcceptPolicy, LanePolicy};
 
-pub(super) use join::{join_requests, join_responses};
+pub(super) use early::accepting_early;
+pub(super) use join::{join_requests, join_responses, renewed, renewing};
+pub(super) use peer::{mapped, peer_to_peer};
 
 pub(super) fn label(text: &str) -> Label {
     Label::new(text).unwrap()
@@ -76,7 +80,7 @@ pub(super) fn signed() -> Signed {
     }
 }
 
-fn by_root() -> Signed {
+pub(super) fn by_root() -> Signed {
     Signed {
         cluster: None,
         ..signed()
@@ -90,12 +94,14 @@ pub(super) fn spec() -> ServiceSpec {
         round_robin: both(),
         closest: Dual::default(),
         lane: LanePolicy::L4,
+        accept: AcceptPolicy::Late,
         runtime: Runtime::Container,
         code: "docker.io/library/nginx:1".to_owned(),
         command: vec!["nginx".to_owned(), "-g".to_owned()],
         environment: vec![("A".to_owned(), "b c".to_owned())],
         resources: resources(),
         ports: vec!["8080:80/tcp".parse().unwrap(), "53:53/udp".parse().unwrap()],
+        listens: Vec::new(),
         one_shot: true,
         constraints: vec![
             Constraint::Direct {
@@ -219,6 +225,7 @@ fn nodes() -> Vec<NodeReport> {
         node_ip: both(),
         cpu_percent: 2.5,
         memory_mib: 300,
+        key: [7; 32],
     };
     standings.into_iter().map(report).collect()
 }
@@ -296,6 +303,15 @@ pub(super) fn root_to_cluster() -> Vec<RootToCluster> {
             instance: instance(),
             generation: 7,
             spec: Box::new(spec()),
+            within_ms: 2000,
+        },
+        RootToCluster::Offer {
+            instance: instance(),
+            generation: 7,
+            spec: Box::new(ServiceSpec {
+                listens: vec![80, 9000],
+                ..spec()
+            }),
             within_ms: 2000,
         },
         RootToCluster::Withdraw {
@@ -395,18 +411,6 @@ pub(super) fn net_to_cluster() -> Vec<NetToCluster> {
     ]
 }
 
-pub(super) fn peer_to_peer() -> Vec<PeerToPeer> {
-    vec![
-        PeerToPeer::Hello {
-            version: crate::session::VERSION,
-            revocations: 2,
-        },
-        PeerToPeer::Grant(by_root()),
-        PeerToPeer::Lease(signed()),
-        PeerToPeer::Revocations(by_root()),
-    ]
-}
-
 pub(super) fn cluster_to_net() -> Vec<ClusterToNet> {
     vec![
         ClusterToNet::Welcome {
@@ -456,6 +460,7 @@ pub(super) fn statements() -> Vec<Statement> {
             round_robin: both(),
             closest: both(),
             lane: LanePolicy::Auto,
+            accept: AcceptPolicy::Late,
         }),
         Statement::Instance(InstanceStatement {
             instance: instance(),

@@ -1,14 +1,16 @@
 //! What a netmanager and its cluster, or another netmanager, say to each other.
 
-use super::parts::{put, take, variants};
-use crate::session::{ClusterToNet, NetToCluster, PeerToPeer};
+use super::parts::{fields, put, take, variants, words};
+use crate::session::{
+    CandidateKind, ClusterToNet, NatMapping, NetToCluster, PeerCandidate, PeerToPeer,
+};
 
 variants!(NetToCluster as FromNet.message(from_net::Message):
     {
         Hello as NetHello { version: value, addresses: list, lease: value, revocations: value }
         KeepAlive as KeepAlive {}
     }
-    { Interests: interests, Addresses: addresses }
+    { Interests: interests, Addresses: addresses, Renew: renew }
 );
 
 variants!(ClusterToNet as ToNet.message(to_net::Message):
@@ -19,10 +21,27 @@ variants!(ClusterToNet as ToNet.message(to_net::Message):
         }
         Rows as Rows { complete: long, rows: long }
     }
-    { Lease: lease, Grant: grant, Revocations: revocations, Unknown: unknown }
+    {
+        Lease: lease, Grant: grant, Revocations: revocations, Unknown: unknown, Renewed: renewed
+    }
 );
 
 variants!(PeerToPeer as Peer.message(peer::Message):
-    { Hello as PeerHello { version: value, revocations: value } }
+    {
+        Hello as PeerHello { version: value, revocations: value }
+        Candidates as PeerCandidates { generation: value, mapping: value, candidates: list }
+        Punch as PeerPunch { round: value }
+        PunchOpened as PeerPunchOpened { round: value }
+        BenchAsk as PeerBenchAsk { number: value, seconds: value }
+        BenchAnswer as PeerBenchAnswer {
+            number: value, refused: value, token: value, port: value, bare_port: value
+        }
+    }
     { Grant: grant, Lease: lease, Revocations: revocations }
 );
+
+fields!(PeerCandidate as PeerCandidate { kind: value, address: value });
+
+words!(CandidateKind as CandidateKind { Interface, Reflexive, Configured, Mapped });
+
+words!(NatMapping as NatMapping { Unknown, Independent, Sequential, Random });

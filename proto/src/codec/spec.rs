@@ -9,6 +9,7 @@ fields!(ServiceSpec as ServiceSpec {
     round_robin: message,
     closest: message,
     lane: value,
+    accept: value,
     runtime: value,
     code: value,
     command: list,
@@ -19,6 +20,7 @@ fields!(ServiceSpec as ServiceSpec {
     constraints: list,
     scheduler: option,
     convergence: value,
+    listens: list,
 });
 
 variants!(Constraint as Constraint.constraint(constraint::Constraint):

@@ -34,6 +34,7 @@ fields!(ServiceStatement as Service {
     round_robin: message,
     closest: message,
     lane: value,
+    accept: value,
 });
 
 fields!(InstanceStatement as Instance {

@@ -41,6 +41,21 @@ fn all_layouts() -> String {
         layout("JoinResponse", &samples::join_responses()),
         layout("PeerToPeer", &samples::peer_to_peer()),
         layout("Statement", &samples::statements()),
+        layout("ClusterToRoot", &samples::renewing(ClusterToRoot::Renew)),
+        layout("RootToCluster", &samples::renewed(RootToCluster::Renewed)),
+        layout(
+            "WorkerToCluster",
+            &samples::renewing(WorkerToCluster::Renew),
+        ),
+        layout(
+            "ClusterToWorker",
+            &samples::renewed(ClusterToWorker::Renewed),
+        ),
+        layout("NetToCluster", &samples::renewing(NetToCluster::Renew)),
+        layout("ClusterToNet", &samples::renewed(ClusterToNet::Renewed)),
+        layout("ClusterToWorker", &samples::accepting_early().0),
+        layout("Statement", &samples::accepting_early().1),
+        layout("PeerToPeer", &samples::mapped()),
     ]
     .concat()
 }

@@ -14,7 +14,7 @@ use crate::id::{Label, NodeId, Organisation, RelayId};
 use crate::name::{ApplicationName, InstanceId, ServiceName, Zone};
 use crate::spec::{Place, Resources, Runtime};
 use crate::statement::Signed;
-use crate::table::{LanePolicy, PortMapping, Transport};
+use crate::table::{AcceptPolicy, LanePolicy, PortMapping, Transport};
 
 macro_rules! plain {
     ($($type:ty),*) => {$(
@@ -362,6 +362,25 @@ fields!(Resources as Resources {
 });
 fields!(PortMapping as PortMapping { host: value, instance: value, transport: value });
 fields!(Signed as Signed { statement: value, signature: value, cluster: option });
+impl Wire for AcceptPolicy {
+    type Message = i32;
+
+    fn put(&self) -> i32 {
+        match self {
+            Self::Late => wire::Accept::Late.into(),
+            Self::Early => wire::Accept::Early.into(),
+        }
+    }
+
+    fn take(message: i32) -> Result<Self, Fault> {
+        match wire::Accept::try_from(message) {
+            Ok(wire::Accept::Late) => Ok(Self::Late),
+            Ok(wire::Accept::Early) => Ok(Self::Early),
+            Err(_) => Err(Fault::new(format!("{message} is none of the known values"))),
+        }
+    }
+}
+
 words!(LanePolicy as Lane { Auto, L3, L4 });
 words!(Transport as Transport { Tcp, Udp });
 words!(Runtime as Runtime { Process, Container, Unikernel, Microvm, Wasm });

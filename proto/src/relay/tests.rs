@@ -29,6 +29,13 @@ fn golden_messages_of_a_node() {
     );
 }
 
+fn observed(seen: &str) -> RelayMessage {
+    RelayMessage::Observed {
+        asked_port: 10_251,
+        seen: seen.parse().unwrap(),
+    }
+}
+
 #[test]
 fn golden_messages_of_a_relay() {
     let welcome = RelayMessage::Welcome(Welcome {
@@ -38,6 +45,7 @@ fn golden_messages_of_a_relay() {
             max_packet: 1472,
             idle_timeout: Duration::from_secs(30),
         },
+        observe_port: None,
     });
     assert_eq!(
         welcome.encode(),
@@ -49,6 +57,12 @@ fn golden_messages_of_a_relay() {
     assert_eq!(
         RelayMessage::Gone { peer: 5 }.encode(),
         [0, 0, 0, 7, 0x1a, 5, 0x0d, 5, 0, 0, 0]
+    );
+    assert_eq!(
+        observed("203.0.113.7:4660").encode(),
+        [
+            0, 0, 0, 14, 0x32, 12, 0x0a, 4, 203, 0, 113, 7, 0x10, 0xb4, 0x24, 0x18, 0x8b, 0x50
+        ]
     );
     assert_eq!(RelayMessage::Superseded.encode(), [0, 0, 0, 2, 0x22, 0]);
 }
@@ -69,6 +83,7 @@ fn every_message_of_a_relay_round_trips() {
             max_packet: 1,
             idle_timeout: Duration::from_millis(1),
         },
+        observe_port: Some(10_251),
     });
     for message in [
         welcome,
@@ -76,6 +91,8 @@ fn every_message_of_a_relay_round_trips() {
         opened(Err(OpenRefusal::UnknownNode)),
         opened(Err(OpenRefusal::TooManyPeers)),
         RelayMessage::Gone { peer: 9 },
+        observed("203.0.113.7:4660"),
+        observed("[2001:db8::1]:443"),
         RelayMessage::Superseded,
         refused(HelloRefusal::Version),
         refused(HelloRefusal::Token),

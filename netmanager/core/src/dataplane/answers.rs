@@ -3,16 +3,15 @@
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Target;
+use crate::rate::{Bucket, Rate};
 
-/// Answers that one source may cause at once. A program that tries every port of a dead service
-/// hears of most at once.
-const BURST: u32 = 200;
-/// One more answer per source after this long: 200 a second, what a test of a dead service causes,
-/// and far below what would make answers worth causing.
-const REFILL: Duration = Duration::from_millis(5);
+/// Answers that one source may cause at once, because a program that tries every port of a dead
+/// service hears of most at once; and then 200 a second, what a test of a dead service causes, and
+/// far below what would make answers worth causing.
+const RATE: Rate = Rate::per_second(200, 200);
 /// Sources share this many rates by their hash, so the memory does not grow with them.
 const BUCKETS: usize = 256;
 
@@ -24,10 +23,6 @@ pub(super) struct Answers {
     buckets: Vec<Bucket>,
     hasher: foldhash::fast::FixedState,
 }
-
-/// Until when the answers caused so far are paid for (a virtual schedule, as in GCRA).
-#[derive(Debug, Clone, Copy, Default)]
-struct Bucket(Option<Instant>);
 
 impl Answers {
     pub(super) fn new(limit: usize, seed: u64) -> Self {
@@ -45,15 +40,8 @@ impl Answers {
             return false;
         }
         let position = self.hasher.hash_one(source) as usize % BUCKETS;
-        let Some(bucket) = self.buckets.get_mut(position) else {
-            return false;
-        };
-        let paid = bucket.0.map_or(now, |paid| paid.max(now));
-        let allowed = paid.saturating_duration_since(now) < REFILL * BURST;
-        if allowed {
-            bucket.0 = Some(paid + REFILL);
-        }
-        allowed
+        let bucket = self.buckets.get_mut(position);
+        bucket.is_some_and(|bucket| bucket.take(RATE, now))
     }
 
     /// Puts an answer into the queue, unless that is full.
@@ -70,6 +58,8 @@ impl Answers {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -1,43 +1,87 @@
 //! What a new table, or a peer that is lost, means for flows that are open.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weald_proto::name::{Policy, ServiceName};
 
 use super::reset::segment_of_end;
 use super::{DataPlane, Target};
 use crate::balance::Family;
-use crate::flow::{Direction, Flow, FlowId, FlowState, TcpState};
+use crate::flow::{Direction, Flow, FlowId, FlowState, Lane, LaneReason, TcpState};
 use crate::reject::{Reject, reject};
 use crate::table::{Host, Owner, PeerId, Snapshot};
+
+/// How long a connection goes on whose server is not in the table any more: an instance that shall
+/// go still runs for a second, and short requests are answered in that time.
+pub const LINGER: Duration = Duration::from_secs(1);
 
 /// What becomes of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Keep,
-    Move { opener: Host, responder: Host },
+    Move {
+        opener: Host,
+        responder: Host,
+    },
+    /// Its server is gone from the table and nobody else has its address.
+    Linger,
+    /// So it is, and has not answered yet: the next try finds another one.
+    Retry,
     End,
 }
 
 impl DataPlane {
     /// Lets every flow follow its ends from the old table to the new one, or ends it.
     pub(super) fn follow_table(&mut self, old: &Snapshot, new: &Snapshot, now: Instant) {
+        let lingering: BTreeSet<FlowId> = self.lingering.iter().map(|(_, id)| *id).collect();
         let fates: Vec<(FlowId, Fate)> = self
             .flows
             .iter(now)
-            .map(|(id, flow)| (id, fate(flow, old, new)))
+            .map(|(id, flow)| (id, fate(flow, old, new, lingering.contains(&id))))
             .filter(|(_, fate)| *fate != Fate::Keep)
             .collect();
         for (id, fate) in fates {
             match fate {
                 Fate::Keep => {}
+                Fate::Retry => {
+                    if let Some(flow) = self.flows.remove(id)
+                        && !self.has_alternative(new, &flow)
+                    {
+                        self.reset(&flow, new);
+                    }
+                }
+                Fate::Linger if lingering.contains(&id) => {}
+                Fate::Linger => self.lingering.push_back((now + LINGER, id)),
                 Fate::Move { opener, responder } => self.move_flow(id, opener, responder, new),
                 Fate::End => {
                     if let Some(flow) = self.flows.remove(id) {
                         self.reset(&flow, new);
                     }
                 }
+            }
+        }
+    }
+
+    /// Notes which instances have been hosted here until now: peers may not know it yet.
+    pub(super) fn note_departed(&mut self, old: &Snapshot, new: &Snapshot, now: Instant) {
+        let gone = old.hosted_here().filter(|(ip, _)| new.owner(*ip).is_none());
+        for (ip, organisation) in gone {
+            self.departed
+                .push_back((now + LINGER, ip, organisation.clone()));
+        }
+    }
+
+    /// Ends the connections that have gone on long enough without their servers.
+    pub(super) fn end_lingering(&mut self, now: Instant) {
+        while self.departed.pop_front_if(|it| it.0 <= now).is_some() {}
+        let Some(table) = self.table.clone() else {
+            return;
+        };
+        while let Some((_, id)) = self.lingering.pop_front_if(|(at, _)| *at <= now) {
+            if let Some(flow) = self.flows.remove(id) {
+                self.reset(&flow, &table);
             }
         }
     }
@@ -56,6 +100,11 @@ impl DataPlane {
                 self.lane(responder, policy, flow.state())
             }
             Host::Peer(_) => flow.lane(),
+        };
+        // What has begun as packets goes on so.
+        let lane = match lane {
+            (Lane::L4, _) => (Lane::L3, LaneReason::NotFromTheStart),
+            other => other,
         };
         if !self.flows.move_ends(id, opener, responder, lane) {
             self.reset(&flow, table);
@@ -109,7 +158,8 @@ impl DataPlane {
                     .owner(ip)
                     .is_some_and(|owner| owner.host == Host::Local)
             };
-            if flow.destination(toward) != Host::Local || !is_here(end) {
+            let here = flow.stream().is_some() || is_here(end);
+            if flow.destination(toward) != Host::Local || !here {
                 continue;
             }
             if let Some(packet) = segment_of_end(flow, toward)
@@ -135,12 +185,19 @@ const fn cannot_wait(state: FlowState) -> bool {
     }
 }
 
-fn fate(flow: &Flow, old: &Snapshot, new: &Snapshot) -> Fate {
-    let (Some(client), Some(responder)) = (
-        same_owner(flow.client(), old, new),
-        same_owner(flow.responder(), old, new),
-    ) else {
+fn fate(flow: &Flow, old: &Snapshot, new: &Snapshot, lingers: bool) -> Fate {
+    let Some(client) = same_owner(flow.client(), old, new) else {
         return Fate::End;
+    };
+    let Some(responder) = same_owner(flow.responder(), old, new) else {
+        let was_there = lingers || old.owner(flow.responder()).is_some();
+        let is_free = new.owner(flow.responder()).is_none();
+        let is_begun = flow.state() == FlowState::Tcp(TcpState::SynSent);
+        return match was_there && is_free && may_linger(flow.state()) {
+            true if is_begun && flow.stream().is_none() => Fate::Retry,
+            true => Fate::Linger,
+            false => Fate::End,
+        };
     };
     let allowed = client.organisation == responder.organisation;
     let still_asked = !flow.is_translated()
@@ -151,14 +208,23 @@ fn fate(flow: &Flow, old: &Snapshot, new: &Snapshot) -> Fate {
     match (client.host, responder.host) {
         (Host::Peer(_), Host::Peer(_)) => Fate::End,
         // Only the opener's node translates, and that is another one now.
-        (Host::Peer(_), Host::Local) if flow.is_translated() => Fate::End,
-        (opener, responder)
-            if opener == flow.source(Direction::Forward)
-                && responder == flow.destination(Direction::Forward) =>
-        {
+        (Host::Peer(_), Host::Local) if flow.is_translated() && flow.stream().is_none() => {
+            Fate::End
+        }
+        (opener, responder) if opener == flow.opener() && responder == flow.answerer() => {
             Fate::Keep
         }
+        // The stack's end of it is here and stays here.
+        _ if flow.stream().is_some() => Fate::End,
         (opener, responder) => Fate::Move { opener, responder },
+    }
+}
+
+/// Whether a flow goes on for a while without its server: connections do, all else finds another.
+const fn may_linger(state: FlowState) -> bool {
+    match state {
+        FlowState::Tcp(state) => !matches!(state, TcpState::Closed),
+        FlowState::Udp { .. } | FlowState::Echo => false,
     }
 }
 

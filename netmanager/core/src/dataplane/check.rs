@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::packet::{L4, PacketInfo};
 use crate::reject::Reject;
-use crate::table::{Host, Owner, Snapshot};
+use crate::table::{Host, Owner, PeerId, Snapshot};
 use crate::verdict::DropReason;
 
 /// Why a packet goes no further, and whether its sender is told.
@@ -14,6 +14,8 @@ pub(super) enum Refusal {
     Drop(DropReason),
     /// Its sender is told.
     Reject(DropReason, Reject),
+    /// It goes no further now: how far away that peer is has to be known first.
+    Await(PeerId),
 }
 
 /// The owner of a packet's source, who must be at the place that the packet comes from; and of one

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::check::{Refusal, sender};
+use super::streams::waits;
 use super::{DataPlane, Target};
 use crate::flow::tcp::is_open;
 use crate::flow::{Direction, FlowId, FlowKey, FlowState, Side, TcpState};
@@ -12,6 +13,15 @@ use crate::table::Host;
 use crate::translate;
 use crate::verdict::{DropReason, Verdict};
 use crate::vnet::VnetHeader;
+
+/// Where a packet goes that is not refused.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    /// To that place.
+    To(Host),
+    /// Nowhere, until the flow has a stream.
+    Wait(FlowId),
+}
 
 impl DataPlane {
     /// Handles a packet that comes from that place.
@@ -23,8 +33,9 @@ impl DataPlane {
         now: Instant,
     ) -> Verdict {
         match self.forward(from, vnet, bytes, now) {
-            Ok(Host::Local) => Verdict::Deliver,
-            Ok(Host::Peer(peer)) => Verdict::Forward(peer),
+            Ok(Next::To(Host::Local)) => Verdict::Deliver,
+            Ok(Next::To(Host::Peer(peer))) => Verdict::Forward(peer),
+            Ok(Next::Wait(flow)) => Verdict::Stream(flow),
             Err(refusal) => self.refuse(from, bytes, refusal, now),
         }
     }
@@ -36,7 +47,7 @@ impl DataPlane {
         vnet: &VnetHeader,
         bytes: &mut [u8],
         now: Instant,
-    ) -> Result<Host, Refusal> {
+    ) -> Result<Next, Refusal> {
         let checked = |error: crate::packet::PacketError| Refusal::Drop(error.reason());
         let mut packet = Packet::parse(bytes).map_err(checked)?;
         vnet.check(packet.info()).map_err(checked)?;
@@ -46,7 +57,9 @@ impl DataPlane {
             None => match info.l4 {
                 L4::LaterFragment => self.flow_of_fragment(from, &info, now)?,
                 L4::IcmpError { .. } => {
-                    return self.forward_error(from, &mut packet, vnet, now);
+                    return self
+                        .forward_error(from, &mut packet, vnet, now)
+                        .map(Next::To);
                 }
                 L4::Icmp | L4::Other => {
                     sender(self.table.as_deref(), from, &info)?;
@@ -58,12 +71,15 @@ impl DataPlane {
                 }
             },
         };
+        if self.flows.flow(flow).is_some_and(waits) {
+            return Ok(Next::Wait(flow));
+        }
         let flow = self
             .flows
             .note(flow, direction, &info, packet.bytes(), now)
             .ok_or(Refusal::Drop(DropReason::FlowUnknown))?;
         translate::packet(flow, direction, &mut packet, vnet);
-        Ok(flow.destination(direction))
+        Ok(Next::To(flow.destination(direction)))
     }
 
     /// The flow of a packet with a key, opened if there is none.
@@ -152,7 +168,9 @@ impl DataPlane {
         // What is quoted was delivered on this side, so its answers have the flow's key.
         let answer = FlowKey::of(side, &quoted).ok_or(UNKNOWN)?.reversed(side);
         let (id, direction) = self.flows.find(&answer, now).ok_or(UNKNOWN)?;
-        let flow = self.flows.flow(id).ok_or(UNKNOWN)?;
+        // The other end of a connection of the L4 lane is the stack, which hears by itself.
+        let flow = self.flows.flow(id).filter(|flow| flow.stream().is_none());
+        let flow = flow.ok_or(UNKNOWN)?;
         if flow.source(direction) != from {
             return Err(Refusal::Drop(DropReason::SourceNotLeased));
         }
@@ -181,6 +199,7 @@ impl DataPlane {
                 return Verdict::Drop(reason);
             }
             Refusal::Reject(reason, why) => (reason, why),
+            Refusal::Await(peer) => return Verdict::Await(peer),
         };
         let source = PacketInfo::parse(bytes).map(|info| info.src);
         let admitted = source.is_ok_and(|source| self.answers.admit(source, now));

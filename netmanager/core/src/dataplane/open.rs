@@ -1,5 +1,6 @@
 //! Opens flows: who may talk to whom, which instance, which lane.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use weald_proto::name::Policy;
@@ -69,18 +70,17 @@ impl DataPlane {
             let (reason, why) = (DropReason::PolicyDenied, Reject::Prohibited);
             return Err(Refusal::Reject(reason, why));
         }
-        // Which instance had the conversation is not known; any other would not know it either.
         if matches!(new.state, FlowState::Tcp(state) if state != TcpState::SynSent)
             || new.is_answer()
         {
-            let (reason, why) = (DropReason::FlowUnknown, Reject::NoInstance);
-            return Err(Refusal::Reject(reason, why));
+            return self.resume(table, service, policy, new, now);
         }
         self.ask_for_lost(table, service);
         if policy == Policy::Closest {
             self.ask_for_distances(table, service);
         }
         let family = Family::of(new.key.destination());
+        let at = |ip| SocketAddr::new(ip, new.key.destination_port());
         for force in [false, true] {
             for attempt in 0..MAX_ATTEMPTS {
                 let pick =
@@ -96,8 +96,9 @@ impl DataPlane {
                         }
                         Err(PickError::AllDown) => return Err(PEER_UNREACHABLE),
                     };
-                let lane_policy = Some(table.service(service).lane);
-                let (lane, lane_reason) = self.lane(pick.host, lane_policy, new.state);
+                let asked = table.service(service);
+                let (lane, lane_reason) =
+                    self.lane_of_new(pick.host, Some(asked.lane), new.state)?;
                 let opening = Opening {
                     key: new.key,
                     opener: new.opener,
@@ -107,10 +108,13 @@ impl DataPlane {
                     policy: Some(policy),
                     lane,
                     lane_reason,
+                    stream: self.near_end(lane, pick.host, asked.accept, at(pick.ip)),
                 };
                 match self.flows.open(opening, force, now) {
                     Ok(flow) => {
                         self.balancer.commit(table, service, policy, &pick);
+                        self.keep_choice(&new, lane, pick.ip);
+                        *self.lanes.entry((lane, lane_reason)).or_default() += 1;
                         return Ok(flow);
                     }
                     Err(OpenError::Collision) => {}
@@ -119,6 +123,53 @@ impl DataPlane {
             }
         }
         Err(refused(OpenError::Collision))
+    }
+
+    /// Goes on with a connection to a service that a former process has opened.
+    fn resume(
+        &mut self,
+        table: &Snapshot,
+        service: ServiceIndex,
+        policy: Policy,
+        new: NewFlow,
+        now: Instant,
+    ) -> Result<FlowId, Refusal> {
+        // Any other instance than the one that has had the conversation would not know it.
+        const UNKNOWN: Refusal = Refusal::Reject(DropReason::FlowUnknown, Reject::NoInstance);
+        let asked = table.service(service);
+        let chosen = self.choices.find(&new.key).and_then(|ip| {
+            let owner = table.owner(ip)?;
+            let is_its = asked.instances.contains(&owner.instance?);
+            is_its.then_some((ip, owner.host))
+        });
+        let (ip, host) = chosen.ok_or(UNKNOWN)?;
+        if self.is_lost(host) {
+            return Err(PEER_UNREACHABLE);
+        }
+        let (lane, lane_reason) = self.lane(host, Some(asked.lane), new.state);
+        let opening = Opening {
+            key: new.key,
+            opener: new.opener,
+            responder_ip: ip,
+            responder: host,
+            state: new.state,
+            policy: Some(policy),
+            lane,
+            lane_reason,
+            stream: None,
+        };
+        let opened = self.flows.open(opening, true, now).map_err(refused)?;
+        *self.lanes.entry((lane, lane_reason)).or_default() += 1;
+        Ok(opened)
+    }
+
+    /// Has the next process know where a connection goes, unless it ends with this one.
+    fn keep_choice(&mut self, new: &NewFlow, lane: Lane, responder: IpAddr) {
+        match (new.state, lane) {
+            (FlowState::Tcp(_), Lane::L3 | Lane::Local) => self.choices.note(&new.key, responder),
+            (FlowState::Tcp(_), Lane::L4) => self.choices.forget(&new.key),
+            (FlowState::Udp { .. } | FlowState::Echo, _) => {}
+        }
     }
 
     /// To an instance's or node's own address, from here or from a peer.
@@ -145,14 +196,16 @@ impl DataPlane {
         }
         let service = responder
             .instance
-            .map(|index| table.instance(index).service);
+            .map(|index| table.service(table.instance(index).service));
         let (lane, lane_reason) = match new.opener {
             Host::Local => {
-                let lane_policy = service.map(|service| table.service(service).lane);
-                self.lane(responder.host, lane_policy, new.state)
+                let lane_policy = service.map(|service| service.lane);
+                self.lane_of_new(responder.host, lane_policy, new.state)?
             }
             Host::Peer(_) => (Lane::L3, LaneReason::OpenersChoice),
         };
+        let accept = service.map(|service| service.accept).unwrap_or_default();
+        let target = SocketAddr::new(info.dst, new.key.destination_port());
         let opening = Opening {
             key: new.key,
             opener: new.opener,
@@ -164,8 +217,31 @@ impl DataPlane {
                 .map(|_| Policy::Instance),
             lane,
             lane_reason,
+            stream: self.near_end(lane, responder.host, accept, target),
         };
-        self.flows.open(opening, true, now).map_err(refused)
+        let opened = self.flows.open(opening, true, now).map_err(refused)?;
+        *self.lanes.entry((lane, lane_reason)).or_default() += 1;
+        Ok(opened)
+    }
+
+    /// The lane of a flow that is about to be opened here, which it keeps: so it is not decided
+    /// while the way to the peer is about to be known.
+    fn lane_of_new(
+        &self,
+        to: Host,
+        policy: Option<LanePolicy>,
+        state: FlowState,
+    ) -> Result<(Lane, LaneReason), Refusal> {
+        let depends =
+            policy == Some(LanePolicy::Auto) && state == FlowState::Tcp(TcpState::SynSent);
+        match to {
+            Host::Peer(peer)
+                if depends && self.peers.get(&peer).is_some_and(|state| state.measuring) =>
+            {
+                Err(Refusal::Await(peer))
+            }
+            Host::Peer(_) | Host::Local => Ok(self.lane(to, policy, state)),
+        }
     }
 
     /// The lane of a flow from here to that place.
@@ -182,7 +258,7 @@ impl DataPlane {
                     .peers
                     .get(&peer)
                     .map_or_else(PathFacts::default, |state| state.path());
-                lane::decide(policy, state, path)
+                lane::decide(policy, state, path, self.has_stack)
             }
         }
     }

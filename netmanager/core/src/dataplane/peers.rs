@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::flow::lane::PathFacts;
+use crate::flow::lane::{LONG_PATH, PathFacts};
 
 /// Whether a peer can be reached now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -38,15 +38,32 @@ pub struct PeerState {
     pub reachable: Reachability,
     /// The smallest round-trip time measured lately.
     pub min_rtt: Option<Duration>,
+    /// What the handshake took for a round trip, its computing included; only while nothing else has
+    /// been measured.
+    pub estimated_rtt: Option<Duration>,
     /// Whether its packets go through a relay.
     pub relayed: bool,
+    /// Thousandths of the packets to it that were lost lately; none if too few were sent.
+    pub loss_permille: Option<u16>,
+    /// Whether the way to it will be known in a moment: a session is about to be there, or is so
+    /// new that nothing was measured. Connections whose lane depends on it wait for that.
+    pub measuring: bool,
 }
 
 impl PeerState {
-    pub(crate) const fn path(&self) -> PathFacts {
+    /// Whether what is known of the way to it says which lane its connections take: a path cannot be
+    /// longer than the handshake has found it.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        let is_short = self.estimated_rtt.is_some_and(|rtt| rtt < LONG_PATH);
+        self.relayed || self.min_rtt.is_some() || is_short
+    }
+
+    pub(crate) fn path(&self) -> PathFacts {
         PathFacts {
-            min_rtt: self.min_rtt,
+            min_rtt: self.min_rtt.or(self.estimated_rtt),
             relayed: self.relayed,
+            loss_permille: self.loss_permille,
         }
     }
 }

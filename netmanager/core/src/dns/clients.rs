@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use crate::rate::{Bucket, Rate};
 
 /// What each client may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub struct Clients {
     connections: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Client {
     queries: Bucket,
     refusals: Bucket,
@@ -89,12 +91,15 @@ impl Clients {
 
     /// Counts a query of a client; none stands for everybody who is not of this node.
     pub fn admit(&mut self, client: Option<IpAddr>, now: Instant) -> Admission {
+        let second = |count| Rate::per_second(count, count);
+        let queries = second(self.limits.queries_per_sec);
+        let refusals = second(self.limits.refusals_per_sec);
         let Some(client) = self.client(client, now) else {
             return Admission::Dropped;
         };
-        if client.queries.take(now) {
+        if client.queries.take(queries, now) {
             Admission::Admitted
-        } else if client.refusals.take(now) {
+        } else if client.refusals.take(refusals, now) {
             Admission::Refused
         } else {
             Admission::Dropped
@@ -161,14 +166,7 @@ impl Clients {
                 return None;
             }
         }
-        let limits = self.limits;
-        let entry = self.clients.entry(client);
-        Some(entry.or_insert_with(|| Client {
-            queries: Bucket::new(limits.queries_per_sec, now),
-            refusals: Bucket::new(limits.refusals_per_sec, now),
-            forwards: 0,
-            connections: 0,
-        }))
+        Some(self.clients.entry(client).or_default())
     }
 }
 
@@ -182,41 +180,10 @@ impl Client {
     }
 }
 
-/// A token bucket that holds one second's worth.
-#[derive(Debug)]
-struct Bucket {
-    per_sec: u32,
-    /// The bucket is full at this time; each token taken moves it on.
-    full_at: Instant,
-}
-
-impl Bucket {
-    const fn new(per_sec: u32, now: Instant) -> Self {
-        Self {
-            per_sec,
-            full_at: now,
-        }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let Some(interval) = Duration::from_secs(1).checked_div(self.per_sec) else {
-            return false;
-        };
-        let full_at = self.full_at.max(now) + interval;
-        let granted = full_at <= now + Duration::from_secs(1);
-        if granted {
-            self.full_at = full_at;
-        }
-        granted
-    }
-
-    fn is_full(&self, now: Instant) -> bool {
-        self.full_at <= now
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const LIMITS: ClientLimits = ClientLimits {

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use weald_proto::addr::{Dual, Pools};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName, Zone};
-use weald_proto::table::{InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
+use weald_proto::table::{AcceptPolicy, InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
 
 use super::*;
 use crate::table::{Nodes, Scope};
@@ -972,6 +972,7 @@ fn service_row(organisation: &str, name: &str, v4: &str, number: u16) -> Service
         round_robin: dual(v4, &format!("fdff:2000::{number:x}")),
         closest: dual(&v4.replace(".8.", ".9."), &format!("fdff:1000::{number:x}")),
         lane: LanePolicy::Auto,
+        accept: AcceptPolicy::Late,
     }
 }
 

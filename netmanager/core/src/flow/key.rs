@@ -1,7 +1,7 @@
 //! Under which key a flow's packets are found: the side they arrive on and the whole tuple.
 
 use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::packet::{L4, PacketInfo};
 use crate::table::Host;
@@ -67,6 +67,20 @@ impl FlowKey {
             side,
             v6: info.src.is_ipv6(),
         })
+    }
+
+    /// The key of packets of that protocol between two addresses of one family.
+    #[must_use]
+    pub fn between(protocol: u8, side: Side, source: SocketAddr, destination: SocketAddr) -> Self {
+        Self {
+            source: words(source.ip()),
+            destination: words(destination.ip()),
+            source_port: source.port(),
+            destination_port: destination.port(),
+            protocol,
+            side,
+            v6: source.is_ipv6(),
+        }
     }
 
     /// The key of the answers to packets with this key when they arrive on `side`.

@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use slab::Slab;
 
 use super::order::Order;
-use super::{Direction, Flow, FlowKey, Lane, LaneReason, Opening, Side};
+use super::{Direction, Flow, FlowKey, Lane, LaneReason, Opening, Side, StreamEnd};
 use crate::packet::PacketInfo;
 use crate::table::Host;
 
@@ -19,7 +19,7 @@ const SWEEPS_PER_ROUND: usize = 10;
 const MIN_SWEEP: usize = 1024;
 
 /// Names a flow for as long as it lives; never means another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowId {
     index: u32,
     generation: u32,
@@ -155,6 +155,16 @@ impl FlowTable {
             self.order.add(&mut self.flows, id.index);
         }
         self.flows.get(id.index as usize)
+    }
+
+    /// The target of a flow on the L4 lane has accepted it.
+    pub fn admit_stream(&mut self, id: FlowId) {
+        let flow = self.flows.get_mut(id.index as usize);
+        if let Some(flow) = flow.filter(|flow| flow.generation == id.generation)
+            && let Some(StreamEnd::Near { ready, .. }) = flow.stream.as_deref_mut()
+        {
+            *ready = true;
+        }
     }
 
     /// Forgets a flow.

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use weald_proto::name::{InstanceId, Policy, ServiceName};
+use weald_proto::table::AcceptPolicy;
 
-use super::{Direction, Flow, FlowState, Lane, LaneReason, Traffic};
+use super::{Direction, Flow, FlowState, Lane, LaneReason, StreamEnd, Traffic};
 use crate::table::{Host, PeerId, Snapshot};
 
 /// Everything about one flow, for `netmanager flows`.
@@ -40,6 +41,8 @@ pub struct FlowView {
     pub lane: Lane,
     /// Why so.
     pub lane_reason: LaneReason,
+    /// When its opener hears that it is connected, if it begins here on the L4 lane.
+    pub accept: Option<AcceptPolicy>,
     /// What its packets have shown.
     pub state: FlowState,
     /// Time since it was opened.
@@ -60,16 +63,15 @@ impl FlowView {
             Some(table.instance(index).id.clone())
         });
         let (lane, lane_reason) = flow.lane();
-        let (opener, responder) = (
-            flow.source(Direction::Forward),
-            flow.destination(Direction::Forward),
-        );
+        let (opener, responder) = (flow.opener(), flow.answerer());
+        let (client, client_port) = flow.client_end();
+        let (asked, asked_port) = flow.asked_end();
         Self {
             protocol: key.protocol(),
-            client: flow.client(),
-            client_port: key.source_port(),
-            asked: flow.asked(),
-            asked_port: key.destination_port(),
+            client,
+            client_port,
+            asked,
+            asked_port,
             service: instance.as_ref().map(|id| id.service.clone()),
             policy: flow.policy(),
             instance,
@@ -79,6 +81,10 @@ impl FlowView {
             peer: peer(opener).or_else(|| peer(responder)),
             lane,
             lane_reason,
+            accept: match flow.stream() {
+                Some(StreamEnd::Near { accept, .. }) => Some(*accept),
+                Some(StreamEnd::Far { .. }) | None => None,
+            },
             state: flow.state(),
             age: now.saturating_duration_since(flow.created),
             idle: now.saturating_duration_since(flow.last_used),

@@ -1,6 +1,6 @@
 //! Puts other addresses into a packet and keeps its checksums as right as they were.
 //!
-//! The flow table's translation calls it. Ports stay as they are. Which sums an address is part of:
+//! The flow table's translation calls it. Ports stay as they are but for the L4 lane's. Which sums an address is part of:
 //! the header checksum of IPv4; the pseudo-header of TCP, UDP and ICMPv6 (not of ICMP); and for a
 //! packet that an ICMP error quotes, the sum of the error around it.
 
@@ -10,6 +10,9 @@ use super::checksum::Delta;
 use super::parse::{self, Extent};
 use super::{L4, PROTOCOL_ICMPV6, PROTOCOL_UDP, Packet, PacketInfo};
 use crate::vnet::VnetHeader;
+
+/// Where the checksum stands in a TCP header.
+const TCP_CHECKSUM: usize = 16;
 
 /// Which of the two addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,30 @@ impl Packet<'_> {
         let partial = vnet.needs_csum();
         if set_address(self.bytes, &self.info, Side::Destination, ip, partial).is_some() {
             self.info.dst = ip;
+        }
+    }
+
+    /// Replaces the ports of a TCP segment; another packet stays as it is.
+    pub fn set_tcp_ports(&mut self, source: u16, destination: u16, vnet: &VnetHeader) {
+        let L4::Tcp {
+            src_port, dst_port, ..
+        } = &mut self.info.l4
+        else {
+            return;
+        };
+        (*src_port, *dst_port) = (source, destination);
+        let at = usize::from(self.info.l4_offset);
+        let mut new = [0; 4];
+        new[..2].copy_from_slice(&source.to_be_bytes());
+        new[2..].copy_from_slice(&destination.to_be_bytes());
+        let Some(field) = self.bytes.get_mut(at..at + 4) else {
+            return;
+        };
+        let delta = Delta::between(field, &new);
+        field.copy_from_slice(&new);
+        // A partial sum is of the pseudo-header alone, which has no ports.
+        if let (false, Some(old)) = (vnet.needs_csum(), read(self.bytes, at + TCP_CHECKSUM)) {
+            write(self.bytes, at + TCP_CHECKSUM, delta.apply(old));
         }
     }
 

@@ -1,8 +1,8 @@
 //! The ways to one peer: which there are, what was measured on each, and which one is used.
 //!
 //! A candidate becomes usable only by an authenticated two-way probe on it. The choice is by
-//! measured round-trip time with hysteresis; a direct path is preferred over a relayed one of about
-//! the same length. Keys and frames are the shell's business:
+//! measured round-trip time and loss with hysteresis; a direct path is preferred over a relayed one
+//! of about the same length. Keys and frames are the shell's business:
 //! it seals the probes that [`Paths::poll_event`] asks for and reports the replies.
 
 use std::collections::VecDeque;
@@ -20,6 +20,13 @@ pub const STANDBY_INTERVAL: Duration = Duration::from_secs(2);
 pub const SILENT_INTERVAL: Duration = Duration::from_secs(5);
 /// Between probes of a path in use whose last probe was not answered: decide quickly.
 pub const DOUBT_INTERVAL: Duration = Duration::from_millis(200);
+/// The same three while nobody uses the session: with what else goes on, less than 1 kbit/s in both
+/// directions together. Whoever uses it again has all paths asked at once.
+pub const QUIET_INTERVALS: [Duration; 3] = [
+    Duration::from_secs(10),
+    Duration::from_secs(20),
+    Duration::from_secs(60),
+];
 /// Probes in a row without an answer after which a path counts as dead.
 pub const LOST_PROBES_DEAD: u32 = 3;
 /// How long measured round-trip times count: `closest` follows a change within this time and one
@@ -31,10 +38,15 @@ pub const ANSWER_TIMEOUT_MIN: Duration = Duration::from_millis(300);
 pub const ANSWER_TIMEOUT_MAX: Duration = Duration::from_secs(1);
 
 mod candidate;
+mod choice;
+mod doubt;
 #[cfg(test)]
 mod tests;
 
 use self::candidate::Candidate;
+
+pub use self::choice::Reason;
+pub use self::doubt::{BOTH_MAX, BUSY, SILENCE};
 
 /// The index of a relay among those this node uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,35 +79,6 @@ impl fmt::Display for Path {
         match self {
             Self::Direct(address) => write!(f, "direct {address}"),
             Self::Relay { relay, .. } => write!(f, "relay {}", relay.0),
-        }
-    }
-}
-
-/// Why a path is in use, from a fixed catalogue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// The handshake came over it.
-    Handshake,
-    /// It answers and is markedly shorter than the one before.
-    Shorter,
-    /// It answers, is direct, and about as long as the relayed one before.
-    DirectPreferred,
-    /// The one before does not answer any more.
-    FormerLost,
-    /// The one before was withdrawn.
-    FormerWithdrawn,
-}
-
-impl Reason {
-    /// The stable word that stands in JSON.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Handshake => "handshake",
-            Self::Shorter => "shorter",
-            Self::DirectPreferred => "direct_preferred",
-            Self::FormerLost => "former_lost",
-            Self::FormerWithdrawn => "former_withdrawn",
         }
     }
 }
@@ -140,6 +123,8 @@ pub struct PathView {
     pub sent: u64,
     /// Probes whose answer did not come in time.
     pub lost: u64,
+    /// How many of the last 32 those are.
+    pub lost_lately: u32,
 }
 
 /// The ways to one peer while a session is up.
@@ -147,9 +132,13 @@ pub struct PathView {
 pub struct Paths {
     candidates: Vec<Candidate>,
     active: Option<(Path, Reason)>,
+    /// A second path that packets go over as well, and until when.
+    second: Option<(Path, Instant)>,
     events: VecDeque<PathEvent>,
     nonce: u64,
     said_dead: bool,
+    /// Nobody uses the session.
+    quiet: bool,
 }
 
 impl Paths {
@@ -159,22 +148,63 @@ impl Paths {
         Self {
             candidates: Vec::new(),
             active: None,
+            second: None,
             events: VecDeque::new(),
             nonce: seed,
             said_dead: false,
+            quiet: false,
+        }
+    }
+
+    /// Notes whether anybody uses the session. When somebody does again, packets go over two paths
+    /// until the one in use has shown that it works.
+    pub fn set_quiet(&mut self, quiet: bool, now: Instant) {
+        let was_quiet = std::mem::replace(&mut self.quiet, quiet);
+        if was_quiet && !quiet {
+            self.doubt(now);
+            let soon = now + SILENT_INTERVAL;
+            for candidate in &mut self.candidates {
+                candidate.next_probe = candidate.next_probe.min(soon);
+            }
         }
     }
 
     /// Adds a candidate, to be probed at once. Known ones and those beyond the bound are ignored.
     pub fn add(&mut self, path: Path, now: Instant) {
+        self.add_candidate(path, false, now);
+    }
+
+    /// Adds a path that an authenticated packet has come over. It is forgotten when it dies, unless
+    /// it was also [added](Self::add): to go on sending to where the peer's NAT had a mapping is
+    /// what keeps the next attempt to open one from working.
+    pub fn add_learned(&mut self, path: Path, now: Instant) {
+        self.add_candidate(path, !path.is_relayed(), now);
+    }
+
+    fn add_candidate(&mut self, path: Path, learned: bool, now: Instant) {
         if let Some(known) = self.candidates.iter_mut().find(|c| c.path == path) {
             known.withdrawn = false;
+            known.learned &= learned;
             return;
         }
         if self.candidates.len() == MAX_CANDIDATES && !self.evict() {
             return;
         }
-        self.candidates.push(Candidate::new(path, now));
+        self.candidates.push(Candidate::new(path, learned, now));
+    }
+
+    /// Whether a path is among the candidates.
+    #[must_use]
+    pub fn knows(&self, path: Path) -> bool {
+        self.candidates.iter().any(|known| known.path == path)
+    }
+
+    /// Whether a direct path answers, in use or not.
+    #[must_use]
+    pub fn has_direct(&self) -> bool {
+        self.candidates
+            .iter()
+            .any(|candidate| !candidate.path.is_relayed() && candidate.answers())
     }
 
     /// Makes room by forgetting the path that has been silent for most probes.
@@ -195,7 +225,7 @@ impl Paths {
         let others = self
             .candidates
             .iter()
-            .any(|candidate| candidate.path != path && candidate.proven && !candidate.is_dead());
+            .any(|candidate| candidate.path != path && candidate.answers());
         if self.active() == Some(path) && !others {
             if let Some(last) = self.candidates.iter_mut().find(|c| c.path == path) {
                 last.withdrawn = true;
@@ -214,24 +244,44 @@ impl Paths {
         if let Some(candidate) = self.candidates.iter_mut().find(|c| c.path == path) {
             candidate.proven = true;
         }
-        self.switch(path, Reason::Handshake);
+        self.switch(path, Reason::Handshake, now);
     }
 
     /// Takes an authenticated reply that came over `path`.
     pub fn handle_reply(&mut self, path: Path, nonce: u64, now: Instant) {
+        let active = self.active();
+        let heard = self.candidate(active).and_then(|active| active.heard);
         let Some(candidate) = self.candidates.iter_mut().find(|c| c.path == path) else {
             return;
         };
-        if candidate.take_reply(nonce, now) {
-            self.said_dead = false;
+        let is_first = !candidate.proven;
+        let Some(sent) = candidate.take_reply(nonce, now) else {
+            return;
+        };
+        candidate.hear(now);
+        let carries = is_first && candidate.carried && !path.is_relayed();
+        self.said_dead = false;
+        self.end_doubt(path);
+        // Nothing has come over the old path for the whole round trip, and the peer's packets do
+        // come over this one.
+        let was_direct = active.is_some_and(|active| active != path && !active.is_relayed());
+        if carries && was_direct && heard.is_none_or(|at| at < sent) {
+            self.switch(path, Reason::PeerMoved, now);
+        } else {
             self.choose(now, None);
+            self.hear_other(now);
         }
     }
 
     /// Counts lost probes and sends those that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let active = self.active.map(|(path, _)| path);
+        let active = self.active();
+        if self.is_silent(now) {
+            self.doubt(now);
+        }
+        self.settle_doubt(now);
         let mut active_died = false;
+        let quiet = self.quiet;
         for candidate in &mut self.candidates {
             let is_active = Some(candidate.path) == active;
             let was_dead = candidate.is_dead();
@@ -243,19 +293,31 @@ impl Paths {
                     path: candidate.path,
                     nonce: self.nonce,
                 };
-                candidate.send(self.nonce, is_active, now);
+                candidate.send(self.nonce, is_active, quiet, now);
                 self.events.push_back(event);
             }
         }
         if active_died {
             self.choose(now, Some(Reason::FormerLost));
         }
+        let active = self.active();
+        self.candidates.retain(|candidate| {
+            !(candidate.learned && candidate.is_dead()) || Some(candidate.path) == active
+        });
+    }
+
+    /// Probes every path at once: the network of this node may be another one.
+    pub fn probe_all(&mut self, now: Instant) {
+        for candidate in &mut self.candidates {
+            candidate.next_probe = now;
+        }
     }
 
     /// When [`Self::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.candidates.iter().map(Candidate::deadline).min()
+        let candidates = self.candidates.iter().map(Candidate::deadline);
+        candidates.chain(self.doubt_deadline()).min()
     }
 
     /// The next thing for the shell to do.
@@ -269,15 +331,11 @@ impl Paths {
         self.active.map(|(path, _)| path)
     }
 
-    /// Whether the last probe of the path in use was not answered in time.
+    /// Whether the last probe of the path in use was not answered in time, or it has gone silent.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
-        let active = self.active();
-        let active = self
-            .candidates
-            .iter()
-            .find(|candidate| Some(candidate.path) == active);
-        active.is_some_and(|candidate| candidate.lost_in_row > 0)
+        let active = self.candidate(self.active());
+        active.is_some_and(|candidate| candidate.lost_in_row > 0 || candidate.doubted.is_some())
     }
 
     /// Why the path in use is in use.
@@ -289,11 +347,16 @@ impl Paths {
     /// The least round-trip time of the last [`RTT_WINDOW`] on the path in use.
     #[must_use]
     pub fn min_rtt(&self, now: Instant) -> Option<Duration> {
-        let active = self.active()?;
-        self.candidates
-            .iter()
-            .find(|c| c.path == active)?
-            .min_rtt(now)
+        self.candidate(self.active())?.min_rtt(now)
+    }
+
+    /// Thousandths of the last 32 probes of the path in use that were lost, if that was more than
+    /// one: a single one may be an accident.
+    #[must_use]
+    pub fn probe_loss_permille(&self) -> Option<u16> {
+        let losses = self.candidate(self.active())?.losses();
+        let share = u16::try_from(losses * 1000 / u32::BITS).ok();
+        share.filter(|_| losses > 1)
     }
 
     /// Every candidate and what is known of it.
@@ -302,60 +365,25 @@ impl Paths {
         self.candidates.iter().map(move |candidate| PathView {
             path: candidate.path,
             active: Some(candidate.path) == active,
-            answers: candidate.proven && !candidate.is_dead(),
+            answers: candidate.answers(),
             last_rtt: candidate.samples.back().map(|(_, rtt)| *rtt),
             min_rtt: candidate.min_rtt(now),
             sent: candidate.sent,
             lost: candidate.lost,
+            lost_lately: candidate.losses(),
         })
     }
 
-    /// Chooses again; `forced` says why the path in use cannot stay.
-    fn choose(&mut self, now: Instant, forced: Option<Reason>) {
-        let active = self.active().and_then(|path| {
-            self.candidates
-                .iter()
-                .find(|c| c.path == path && forced.is_none())
-        });
-        let usable = self
-            .candidates
-            .iter()
-            .filter(|c| c.proven && !c.is_dead() && !c.withdrawn);
-        let best = usable.min_by_key(|c| (c.length(now), c.path));
-        let Some(best) = best else {
-            if forced.is_some() && !self.said_dead {
-                self.said_dead = true;
-                self.events.push_back(PathEvent::AllDead);
-            }
-            return;
-        };
-        let reason = match active {
-            None => Some(forced.unwrap_or(Reason::FormerLost)),
-            Some(active) if active.path == best.path => None,
-            Some(active) if active.is_dead() => Some(Reason::FormerLost),
-            Some(active) if active.withdrawn => Some(Reason::FormerWithdrawn),
-            Some(active) => best.beats(active, now),
-        };
-        let to = best.path;
-        if let Some(reason) = reason {
-            self.switch(to, reason);
-        }
-    }
-
-    fn switch(&mut self, to: Path, reason: Reason) {
-        let from = self.active();
+    fn candidate(&self, path: Option<Path>) -> Option<&Candidate> {
+        let path = path?;
         self.candidates
-            .retain(|candidate| !candidate.withdrawn || candidate.path == to);
-        self.active = Some((to, reason));
-        if from != Some(to) {
-            self.events
-                .push_back(PathEvent::Switched { from, to, reason });
-        }
+            .iter()
+            .find(|candidate| candidate.path == path)
     }
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): nonces only have to differ, the tag authenticates them.
-const fn next_nonce(state: u64) -> u64 {
+pub(super) const fn next_nonce(state: u64) -> u64 {
     let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

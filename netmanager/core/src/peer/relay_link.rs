@@ -55,6 +55,15 @@ pub enum LinkEvent {
         link: u32,
         /// This node's address as the relay sees it.
         observed: SocketAddr,
+        /// The relay's port at which it tells what it sees there.
+        observe_port: Option<u16>,
+    },
+    /// The answer to a question.
+    Observed {
+        /// The relay's port that was asked.
+        asked_port: u16,
+        /// This node's address as the relay sees it there.
+        seen: SocketAddr,
     },
     /// Data frames to `id` reach the peer.
     Reachable {
@@ -179,9 +188,11 @@ impl RelayLink {
         match message {
             RelayMessage::Welcome(welcome) => {
                 self.registered = true;
-                let (link, observed) = (welcome.link, welcome.observed);
-                self.events
-                    .push_back(LinkEvent::Registered { link, observed });
+                self.events.push_back(LinkEvent::Registered {
+                    link: welcome.link,
+                    observed: welcome.observed,
+                    observe_port: welcome.observe_port,
+                });
                 self.handle_timeout(now);
             }
             RelayMessage::Opened(opened) => self.handle_opened(&opened, now),
@@ -195,6 +206,10 @@ impl RelayLink {
                 }
                 self.events.push_back(LinkEvent::Gone { id });
                 self.handle_timeout(now);
+            }
+            RelayMessage::Observed { asked_port, seen } => {
+                self.events
+                    .push_back(LinkEvent::Observed { asked_port, seen });
             }
             RelayMessage::Superseded => {
                 let text = "this node has registered again on another session";
@@ -258,11 +273,25 @@ mod tests {
             link: 5,
             observed,
             limits,
+            observe_port: Some(10_251),
         });
         link.handle_stream(&welcome.encode(), now).unwrap();
+        let observe_port = Some(10_251);
         assert_eq!(
             link.poll_event(),
-            Some(LinkEvent::Registered { link: 5, observed })
+            Some(LinkEvent::Registered {
+                link: 5,
+                observed,
+                observe_port
+            })
+        );
+        let seen = "203.0.113.9:778".parse().unwrap();
+        let asked_port = 10_251;
+        let told = RelayMessage::Observed { asked_port, seen };
+        link.handle_stream(&told.encode(), now).unwrap();
+        assert_eq!(
+            link.poll_event(),
+            Some(LinkEvent::Observed { asked_port, seen })
         );
         link
     }

@@ -58,11 +58,15 @@ pub enum RelayDrop {
     ReceiverGone,
     /// The socket could not send it.
     SendFailed,
+    /// Its receiver, on a TCP connection, reads slower than others send to it.
+    SlowReader,
+    /// A node knocks more often than it may.
+    KnocksTooOften,
 }
 
 impl RelayDrop {
     /// Every reason, in the order in which they are shown.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::Oversized,
         Self::UnknownLink,
@@ -72,6 +76,8 @@ impl RelayDrop {
         Self::QueueFull,
         Self::ReceiverGone,
         Self::SendFailed,
+        Self::SlowReader,
+        Self::KnocksTooOften,
     ];
 
     /// The stable word that stands in JSON.
@@ -87,6 +93,8 @@ impl RelayDrop {
             Self::QueueFull => "queue_full",
             Self::ReceiverGone => "receiver_gone",
             Self::SendFailed => "send_failed",
+            Self::SlowReader => "slow_reader",
+            Self::KnocksTooOften => "knocks_too_often",
         }
     }
 }

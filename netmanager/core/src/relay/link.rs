@@ -7,6 +7,7 @@ use std::time::Instant;
 use weald_proto::id::{NodeId, Organisation};
 
 use super::queue::OrganisationKey;
+use crate::rate::Bucket;
 use crate::seal::{Opener, SealKey, Sealer};
 
 /// A node that asks to be registered; its session and its token have been checked.
@@ -42,6 +43,8 @@ pub(super) struct Link {
     pub(super) acquainted: BTreeSet<u32>,
     /// When it was last told that it sends to a dead id.
     pub(super) last_gone: Option<Instant>,
+    /// How often it has knocked of late.
+    pub(super) knocks: Bucket,
 }
 
 impl Link {
@@ -56,6 +59,7 @@ impl Link {
             opened: BTreeSet::new(),
             acquainted: BTreeSet::new(),
             last_gone: None,
+            knocks: Bucket::default(),
         }
     }
 }

@@ -43,13 +43,19 @@ impl Relay {
         None
     }
 
-    /// Takes back what [`Relay::poll_transmit`] gave and the socket could not send: it is dropped.
-    pub fn handle_send_failed(&mut self, transmit: &RelayTransmit) {
-        let frames = transmit.size.div_ceil(transmit.segment_size.max(1)) as u64;
+    /// Takes back frames of what [`Relay::poll_transmit`] gave that could not be sent: they are
+    /// dropped for this reason.
+    pub fn handle_lost(
+        &mut self,
+        transmit: &RelayTransmit,
+        frames: usize,
+        bytes: usize,
+        reason: RelayDrop,
+    ) {
         if let Some(tenant) = self.tenants.get_mut(&transmit.organisation) {
-            tenant.counters.sent.remove(frames, transmit.size);
-            let reason = RelayDrop::SendFailed;
-            tenant.counters.drop_frames(reason, frames, transmit.size);
+            let frames = frames as u64;
+            tenant.counters.sent.remove(frames, bytes);
+            tenant.counters.drop_frames(reason, frames, bytes);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The relay as nodes see it: registering, reaching peers, fairness, and frames that are dropped.
 
 use proptest::prelude::*;
+use weald_proto::frame::{Knock, Knocked};
 use weald_proto::id::Label;
 
 use super::*;
@@ -350,7 +351,7 @@ fn a_failed_send_is_a_drop() {
     let transmit = relay.poll_transmit(now, 8, &mut out).unwrap();
     assert_eq!(transmit.segment_size, 123);
     assert_eq!(transmit.size, 2 * 123 + 63);
-    relay.handle_send_failed(&transmit);
+    lose(&mut relay, &transmit);
     let total = relay.total();
     assert_eq!(total.sent, Tally::default());
     assert_eq!(total.dropped(RelayDrop::SendFailed), total.received);
@@ -591,7 +592,7 @@ proptest! {
                             }
                         }
                         if fails {
-                            relay.handle_send_failed(&transmit);
+                            lose(&mut relay, &transmit);
                         }
                         out.clear();
                     }
@@ -616,4 +617,59 @@ proptest! {
         prop_assert_eq!(notices(&mut relay), []);
         prop_assert_eq!(relay.total().all_dropped(), relay.total().received);
     }
+}
+
+#[test]
+fn a_knock_is_answered_by_less_and_to_the_knocker_only() {
+    let (mut relay, now) = relay(0);
+    let mut node = register(&mut relay, "a", "acme", now);
+    let knock = |node: &mut Node, port, from_other_port| {
+        let knock = Knock {
+            link: node.link,
+            port,
+            from_other_port,
+        };
+        let mut frame = knock.encode(0);
+        node.up.seal(&mut frame, RelayHeader::TAG).unwrap();
+        frame
+    };
+    let elsewhere: SocketAddr = "192.0.2.1:4000".parse().unwrap();
+    let mut frame = knock(&mut node, 0, true);
+    let answer = relay.handle_knock(elsewhere, &mut frame, now).unwrap();
+    assert_eq!((answer.to, answer.from_other_port), (elsewhere, true));
+    assert!(answer.bytes.len() < frame.len());
+    let heard = Knocked::decode(&answer.bytes).unwrap();
+    assert_eq!(heard.seen, elsewhere);
+    assert_eq!(heard.tag[..], frame[RelayHeader::TAG]);
+    assert_eq!(
+        relay.handle_knock(elsewhere, &mut frame, now),
+        None,
+        "a replay"
+    );
+
+    // Whatever address a knock comes from, only the registration's own is sent to.
+    let mut frame = knock(&mut node, 777, false);
+    let far: SocketAddr = "198.51.100.9:4000".parse().unwrap();
+    let answer = relay.handle_knock(far, &mut frame, now).unwrap();
+    assert_eq!(answer.to, SocketAddr::new(node.address.ip(), 777));
+
+    let mut forged = knock(&mut node, 0, false);
+    forged[RelayHeader::TAG.start] ^= 1;
+    assert_eq!(relay.handle_knock(far, &mut forged, now), None);
+    let answered = (0..100).filter(|_| {
+        let mut frame = knock(&mut node, 0, false);
+        relay.handle_knock(far, &mut frame, now).is_some()
+    });
+    assert_eq!(answered.count(), 58);
+    let dropped = |reason| relay.total().dropped(reason).frames;
+    assert_eq!(dropped(RelayDrop::Replayed), 1);
+    assert_eq!(dropped(RelayDrop::Unauthenticated), 1);
+    assert_eq!(dropped(RelayDrop::KnocksTooOften), 42);
+    assert_eq!(notices(&mut relay), []);
+}
+
+/// The socket could not send it.
+fn lose(relay: &mut Relay, transmit: &RelayTransmit) {
+    let frames = transmit.size.div_ceil(transmit.segment_size);
+    relay.handle_lost(transmit, frames, transmit.size, RelayDrop::SendFailed);
 }

@@ -108,6 +108,7 @@ impl RowStore {
             .map(|row| RelayRow {
                 id: row.relay.clone(),
                 addresses: row.addresses.clone(),
+                tcp_addresses: Vec::new(),
             })
             .collect()
     }
@@ -120,6 +121,7 @@ impl RowStore {
                 round_robin: row.round_robin,
                 closest: row.closest,
                 lane: row.lane,
+                accept: row.accept,
             });
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use weald_proto::statement::LeasedInstance;
-use weald_proto::table::{LanePolicy, Table};
+use weald_proto::table::{AcceptPolicy, LanePolicy, Table};
 
 use super::*;
 use crate::table::{Host, Nodes, Snapshot};
@@ -40,6 +40,9 @@ fn rows_make_the_table_that_they_say() {
     );
     assert_eq!(built.table.nodes[0].node_ip, dual(255, 1));
     assert_eq!(built.table.nodes[1].organisation.to_string(), "acme");
+    let service = &built.table.services[0];
+    let chosen = (service.lane, service.accept);
+    assert_eq!(chosen, (LanePolicy::L4, AcceptPolicy::Early));
 }
 
 #[test]
@@ -434,7 +437,8 @@ fn service(generation: u64, application: &str, name: &str, last: u8) -> Judged {
             removed: false,
             round_robin: dual(8, last),
             closest: dual(9, last),
-            lane: LanePolicy::Auto,
+            lane: LanePolicy::L4,
+            accept: AcceptPolicy::Early,
         }),
     )
 }

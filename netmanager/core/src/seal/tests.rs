@@ -128,7 +128,7 @@ proptest! {
     fn the_window_agrees_with_a_set(
         steps in prop::collection::vec((0_u64..4, 0_u64..3 * REPLAY_WINDOW), 1..400),
     ) {
-        let mut window = ReplayWindow::default();
+        let mut window = ReplayWindow::<WORDS>::default();
         let mut seen = BTreeSet::from([0]);
         let mut base = 0;
         for (jump, offset) in steps {

@@ -146,6 +146,7 @@ impl Builder {
                 round_robin: row.round_robin,
                 closest: row.closest,
                 lane: row.lane,
+                accept: row.accept,
                 instances: Vec::new(),
             });
         }

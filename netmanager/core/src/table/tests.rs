@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use weald_proto::addr::{Dual, Pools};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId, Policy, ServiceName, Zone};
-use weald_proto::table::{InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
+use weald_proto::table::{AcceptPolicy, InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
 
 use super::{Host, Nodes, Snapshot};
 
@@ -127,6 +127,7 @@ fn shop() -> Table {
             round_robin: dual("10.30.8.1", "fdff:2000::1"),
             closest: dual("10.30.8.2", "fdff:1000::1"),
             lane: LanePolicy::Auto,
+            accept: AcceptPolicy::Late,
         }],
         instances: vec![
             instance_row(4, "a1", dual("10.30.0.2", "fdff::2")),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use netmanager_core::dataplane::FlowLimits;
+use netmanager_core::dataplane::{FlowLimits, LINGER};
 use netmanager_core::flow::{FlowState, Lane, TcpState};
 use netmanager_core::verdict::DropReason;
 use weald_proto::id::{Label, Organisation};
@@ -11,7 +11,7 @@ use crate::packets::{ACK, RST, SYN, ip, see, tcp, tcp_at, udp};
 use crate::world::{CLIENT, CLIENT6, End, WEB, WEB_RR, WEB_RR6, WEB6, World, node_id, shop, up};
 
 #[test]
-fn when_an_instance_is_gone_its_connections_are_reset_and_udp_finds_another() {
+fn when_an_instance_is_gone_its_connections_are_reset_in_a_moment_and_udp_finds_another() {
     for (client, service, server) in [(CLIENT, WEB_RR, WEB[1]), (CLIENT6, WEB_RR6, WEB6[1])] {
         let mut world = without(&[1]);
         world.lose("alpha", "gamma");
@@ -22,6 +22,12 @@ fn when_an_instance_is_gone_its_connections_are_reset_and_udp_finds_another() {
         world.set_peer("alpha", "gamma", up(5));
 
         remove_instance(&mut world, 2);
+        let moment = Duration::from_millis(1);
+        world.pass(LINGER - moment);
+        assert!(world.answers("alpha").is_empty(), "it may still answer");
+        let request = tcp_at((client, 4000), (service, 80), ACK, 301, 701);
+        world.send("alpha", &request).arrived_at("beta");
+        world.pass(moment);
         let reset = world.only_answer("alpha");
         assert_eq!((reset.source, reset.destination), (ip(service), ip(client)));
         assert_eq!(reset.ports(), (80, 4000));
@@ -33,6 +39,21 @@ fn when_an_instance_is_gone_its_connections_are_reset_and_udp_finds_another() {
         let heard = world.send("alpha", &udp((client, 4001), (service, 53), b"hello"));
         heard.arrived_at("gamma");
     }
+}
+
+#[test]
+fn a_connection_that_was_just_begun_with_an_instance_that_goes_finds_another() {
+    let mut world = without(&[1]);
+    let syn = tcp((CLIENT, 4000), (WEB_RR, 80), SYN);
+    let (first, _) = world.send("alpha", &syn).arrived();
+    let (last, other) = if first == "beta" {
+        (2, "gamma")
+    } else {
+        (3, "beta")
+    };
+    remove_instance(&mut world, last);
+    assert!(world.answers("alpha").is_empty(), "it is not refused");
+    world.send("alpha", &syn).arrived_at(other);
 }
 
 #[test]

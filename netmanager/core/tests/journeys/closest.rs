@@ -6,6 +6,7 @@ use netmanager_core::balance::Reason;
 use netmanager_core::dataplane::{Family, Reachability};
 use netmanager_core::verdict::DropReason;
 use weald_proto::name::Policy;
+use weald_proto::table::{LanePolicy, Table};
 
 use crate::packets::{SYN, tcp};
 use crate::world::{CLIENT, End, WEB_CLOSEST, World, instance, node_id, service_name, shop};
@@ -90,7 +91,7 @@ fn unmeasured_nodes_are_asked_for_at_most_eight_of_them() {
 
 #[test]
 fn explaining_says_what_would_be_picked_and_picks_nothing() {
-    let mut world = World::new();
+    let mut world = as_packets(shop());
     world.measure("alpha", "beta", 10);
     world.lose("alpha", "gamma");
     let reasons = |world: &mut World, policy| -> Vec<(bool, Reason)> {
@@ -146,6 +147,14 @@ fn remote_only() -> World {
     table
         .instances
         .retain(|row| row.instance_ip.v4 != Some([10, 30, 0, 1].into()));
+    as_packets(table)
+}
+
+/// However far away, packets arrive: where a flow goes does not depend on its lane.
+fn as_packets(mut table: Table) -> World {
+    for service in &mut table.services {
+        service.lane = LanePolicy::L3;
+    }
     World::with(table, netmanager_core::dataplane::FlowLimits::default())
 }
 

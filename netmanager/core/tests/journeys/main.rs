@@ -15,3 +15,4 @@ mod drops;
 mod errors;
 mod fragments;
 mod services;
+mod streams;

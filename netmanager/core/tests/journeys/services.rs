@@ -1,6 +1,7 @@
 //! Conversations with services: TCP, UDP and echo, over both families, near and far.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use netmanager_core::dataplane::FlowView;
 use netmanager_core::flow::{FlowState, Lane, LaneReason, TcpState, Traffic};
@@ -8,6 +9,7 @@ use netmanager_core::table::Host;
 use netmanager_core::verdict::DropReason;
 use netmanager_core::vnet::VnetHeader;
 use weald_proto::name::Policy;
+use weald_proto::table::{InstanceRow, LanePolicy};
 
 use crate::packets::{ACK, FIN, RST, SYN, echo, ip, see, tcp, tcp_at, udp};
 use crate::world::{
@@ -258,14 +260,69 @@ fn a_partial_checksum_stays_partial_and_right() {
 }
 
 #[test]
-fn after_a_restart_a_connection_to_a_service_is_reset_and_one_to_an_instance_goes_on() {
+fn after_a_restart_connections_go_on_to_the_instance_that_knows_them() {
+    for service in [WEB_RR, WEB_CLOSEST] {
+        let mut world = World::new();
+        let node = open_far(&mut world, 4000, service);
+        // Others, which would have taken its turn.
+        for port in 4001..4005 {
+            world.send("alpha", &tcp((CLIENT, port), (service, 80), SYN));
+        }
+        world.restart("alpha");
+        let data = tcp((CLIENT, 4000), (service, 80), ACK);
+        world.send("alpha", &data).arrived_at(node);
+        let server = if node == "beta" { WEB[1] } else { WEB[2] };
+        let answer = tcp((server, 80), (CLIENT, 4000), ACK);
+        let heard = see(&world.send(node, &answer).arrived_at("alpha"));
+        assert_eq!(heard.source, ip(service));
+        let view = only_flow(&mut world, "alpha");
+        assert_eq!(view.state, FlowState::Tcp(TcpState::Established));
+        // And after one more.
+        world.restart("alpha");
+        world.send("alpha", &data).arrived_at(node);
+        // Where that instance is gone, nobody else is given its conversation.
+        world.restart("alpha");
+        world.change(|table| {
+            let gone = |row: &InstanceRow| row.instance_ip.iter().any(|one| one == ip(server));
+            table.instances.retain(|row| !gone(row));
+        });
+        let end = world.send("alpha", &data);
+        assert_eq!(end, End::Rejected("alpha", DropReason::FlowUnknown));
+    }
+}
+
+#[test]
+fn after_a_restart_a_connection_of_the_l4_lane_is_reset() {
+    let mut world = World::new();
+    open_far(&mut world, 4000, WEB_RR);
+    world.change(|table| {
+        for service in &mut table.services {
+            service.lane = LanePolicy::L4;
+        }
+    });
+    world.pass(Duration::from_secs(3 * 60 * 60));
+    // The same client with the same port, until it is not for the instance here.
+    while !matches!(
+        world.send("alpha", &tcp((CLIENT, 4000), (WEB_RR, 80), SYN)),
+        End::Waits(_)
+    ) {
+        world.pass(Duration::from_secs(3 * 60 * 60));
+    }
+    world.restart("alpha");
+    let data = tcp((CLIENT, 4000), (WEB_RR, 80), ACK);
+    let end = world.send("alpha", &data);
+    assert_eq!(end, End::Rejected("alpha", DropReason::FlowUnknown));
+}
+
+#[test]
+fn with_nothing_kept_a_connection_to_a_service_is_reset_and_one_to_an_instance_goes_on() {
     let mut world = World::new();
     let node = open_far(&mut world, 4000, WEB_RR);
     assert!(matches!(
         world.send("alpha", &tcp((CLIENT, 4001), (WEB[1], 80), SYN)),
         End::Arrived(..)
     ));
-    world.restart("alpha");
+    world.restart_empty("alpha");
 
     let data = tcp_at((CLIENT, 4000), (WEB_RR, 80), ACK, 1001, 2001);
     assert_eq!(

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netmanager_core::dataplane::{DataPlane, FlowLimits, PeerState, Reachability, Target};
+use netmanager_core::flow::{CHOICES_LEN, FlowId, PLACE_LEN};
 use netmanager_core::table::{Nodes, PeerId, Snapshot};
 use netmanager_core::verdict::{Counters, DropReason, Verdict};
 use netmanager_core::vnet::VnetHeader;
 use weald_proto::addr::{Dual, Pools};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName, Zone};
-use weald_proto::table::{InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
+use weald_proto::table::{AcceptPolicy, InstanceRow, LanePolicy, NodeRow, ServiceRow, Table};
 
 use crate::packets::{Seen, see};
 
@@ -23,14 +24,18 @@ pub(crate) const CLIENT6: &str = "fdff::9";
 pub(crate) const WEB: [&str; 3] = ["10.30.0.1", "10.30.0.2", "10.30.0.3"];
 pub(crate) const WEB6: [&str; 3] = ["fdff::1", "fdff::2", "fdff::3"];
 pub(crate) const RIVAL: &str = "10.30.0.8";
+pub(crate) const RIVAL6: &str = "fdff::8";
 pub(crate) const WEB_RR: &str = "10.30.8.1";
 pub(crate) const WEB_RR6: &str = "fdff:2000::1";
 pub(crate) const WEB_CLOSEST: &str = "10.30.8.2";
+pub(crate) const WEB_CLOSEST6: &str = "fdff:1000::1";
 pub(crate) const EMPTY_RR: &str = "10.30.8.3";
 pub(crate) const EMPTY_RR6: &str = "fdff:2000::3";
 pub(crate) const RIVAL_RR: &str = "10.30.8.5";
+pub(crate) const RIVAL_RR6: &str = "fdff:2000::5";
 pub(crate) const ALPHA_NODE: &str = "10.30.255.1";
 pub(crate) const BETA_NODE: &str = "10.30.255.2";
+pub(crate) const BETA_NODE6: &str = "fdff::ff:2";
 
 pub(crate) struct World {
     pub(crate) now: Instant,
@@ -42,6 +47,8 @@ pub(crate) struct World {
 struct Node {
     plane: DataPlane,
     peers: Nodes,
+    /// What its processes have kept for the next one.
+    choices: Vec<u8>,
 }
 
 /// Where a packet ended.
@@ -53,6 +60,10 @@ pub(crate) enum End {
     Dropped(&'static str, DropReason),
     /// That node dropped it and answered.
     Rejected(&'static str, DropReason),
+    /// It waits there, for that flow to have a stream.
+    Waits(FlowId),
+    /// It waits there, for that peer to be measured.
+    Awaits(PeerId),
 }
 
 impl End {
@@ -85,6 +96,7 @@ impl World {
             let node = Node {
                 plane: DataPlane::new(limits, 42),
                 peers: Nodes::new(),
+                choices: vec![0; CHOICES_LEN],
             };
             (name, node)
         });
@@ -114,11 +126,33 @@ impl World {
         self.set_table(table);
     }
 
-    /// Forgets everything but the table, as a restart does.
+    /// Forgets everything but the table and the choices, as a restart does.
     pub(crate) fn restart(&mut self, node: &'static str) {
-        let plane = DataPlane::new(FlowLimits::default(), 43);
+        let Node { plane, choices, .. } = self.nodes.get_mut(node).unwrap();
+        while let Some((at, place)) = plane.poll_choice() {
+            choices[at..at + place.len()].copy_from_slice(&place);
+        }
+        let choices = choices.clone();
+        self.restart_with(node, choices);
+    }
+
+    /// Forgets everything but the table, as a restart after a restart of the host does.
+    pub(crate) fn restart_empty(&mut self, node: &'static str) {
+        self.restart_with(node, vec![0; CHOICES_LEN]);
+    }
+
+    fn restart_with(&mut self, node: &'static str, choices: Vec<u8>) {
+        let mut plane = DataPlane::new(FlowLimits::default(), 43);
+        for (number, place) in choices.chunks(PLACE_LEN).enumerate() {
+            plane.restore_choice(number * PLACE_LEN, place);
+        }
         let peers = Nodes::new();
-        self.nodes.insert(node, Node { plane, peers });
+        let restarted = Node {
+            plane,
+            peers,
+            choices,
+        };
+        self.nodes.insert(node, restarted);
         self.set_table(self.table.clone());
     }
 
@@ -266,6 +300,14 @@ fn end(node: &'static str, verdict: Verdict, before: &[u8], after: Vec<u8>) -> E
             End::Rejected(node, reason)
         }
         Verdict::Forward(peer) => panic!("forwarded to {peer}"),
+        Verdict::Stream(flow) => {
+            assert_eq!(after, before, "a packet that waits is unchanged");
+            End::Waits(flow)
+        }
+        Verdict::Await(peer) => {
+            assert_eq!(after, before, "a packet that waits is unchanged");
+            End::Awaits(peer)
+        }
     }
 }
 
@@ -273,7 +315,7 @@ pub(crate) fn up(millis: u64) -> PeerState {
     PeerState {
         reachable: Reachability::Up,
         min_rtt: Some(Duration::from_millis(millis)),
-        relayed: false,
+        ..PeerState::default()
     }
 }
 
@@ -325,6 +367,7 @@ fn service(name: &str, organisation: &str, number: u8) -> ServiceRow {
             [0xfdff, 0x1000, 0, 0, 0, 0, 0, u16::from(number)],
         ),
         lane: LanePolicy::Auto,
+        accept: AcceptPolicy::Late,
     }
 }
 

@@ -47,7 +47,7 @@ fn state(down: bool, millis: Option<u64>) -> PeerState {
             Reachability::Up
         },
         min_rtt: millis.map(Duration::from_millis),
-        relayed: false,
+        ..PeerState::default()
     }
 }
 

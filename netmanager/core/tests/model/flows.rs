@@ -206,6 +206,7 @@ impl Model {
 fn opening(tuple: Tuple, responder: u8) -> Option<Opening> {
     let info = info(tuple);
     Some(Opening {
+        stream: None,
         key: FlowKey::of(tuple.side, &info)?,
         opener: match tuple.side {
             Side::Tun => Host::Local,

@@ -8,7 +8,7 @@ use weald_proto::name::Zone;
 use weald_proto::statement::{
     Grant, InstanceStatement, LeasedInstance, NodeStatement, Revocations, ServiceStatement,
 };
-use weald_proto::table::LanePolicy;
+use weald_proto::table::{AcceptPolicy, LanePolicy};
 use weald_trust::pki::{ClusterAuthority, RootAuthority, unix_time};
 use weald_trust::statement::{sign_cluster, sign_root};
 use weald_trust::tls::Clock;
@@ -95,6 +95,7 @@ impl World {
             round_robin: dual("10.30.9.1"),
             closest: dual("10.30.9.2"),
             lane: LanePolicy::Auto,
+            accept: AcceptPolicy::Late,
         }));
         let row = self.by_home(Statement::Node(NodeStatement {
             node: node("b"),

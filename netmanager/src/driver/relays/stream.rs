@@ -1,5 +1,6 @@
 //! The conversation with a relay on its stream: bytes in, bytes out, and what was said.
 
+use netmanager_core::peer::carrier::Carrier;
 use netmanager_core::peer::paths::{Path, RelayIndex};
 use netmanager_core::peer::relay_link::{LinkEvent, RelayLink};
 use netmanager_core::seal::{Opener, SealKey, Sealer};
@@ -87,18 +88,36 @@ impl Driver {
             return;
         };
         match event {
-            LinkEvent::Registered { link, observed } => {
+            LinkEvent::Registered {
+                link,
+                observed,
+                observe_port,
+            } => {
                 tracing::info!(relay = %entry.id, %observed, "registered at the relay");
                 entry.link_id = Some(link);
-                entry.observed = Some(observed);
+                entry.observe_port = observe_port;
+                let over_udp = entry.carriers.in_use() == Carrier::Udp;
+                // Over TCP the relay does not see the data socket.
+                entry.observed = over_udp.then_some(observed);
+                if let Some(address) = entry.address().filter(|_| over_udp) {
+                    self.surroundings.observe(address, observed);
+                }
                 entry.failures = 0;
                 entry.retry_at = None;
                 entry.reason = None;
                 for peer in self.peers_in_need() {
-                    self.ask_relays(peer);
+                    self.ask_relay(index, peer);
                 }
+                self.tell_surroundings();
+                self.ask_observers(index);
             }
             LinkEvent::Reachable { peer, .. } => self.offer_paths(peer),
+            LinkEvent::Observed { asked_port, seen } => {
+                let mut asked = entry.observers();
+                if let Some(observer) = asked.find(|at| at.port() == asked_port) {
+                    self.observed(observer, seen);
+                }
+            }
             LinkEvent::Gone { id } => {
                 let gone = Path::Relay {
                     relay: index,

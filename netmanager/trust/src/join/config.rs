@@ -4,17 +4,15 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::version::TLS13;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, Error, ServerConfig};
 use weald_proto::id::Identity;
 use weald_proto::join::ALPN;
 
 use super::{JoinToken, fingerprint};
-use crate::tls::provider::provider;
+use crate::tls::provider::{provider, tls13_signatures};
 use crate::tls::{Clock, Credentials, Expected, TrustRoot, Verifier, finish_client, finish_server};
 
 /// The configuration for being dialled by whoever wants to join: the own chain is shown, root's
@@ -98,32 +96,5 @@ impl ServerCertVerifier for PinnedRoot {
         )
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &provider().signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
+    tls13_signatures!();
 }

@@ -28,7 +28,8 @@ const CHECKSUM_LEN: usize = 4;
 /// Characters of the longest address: a DNS name has at most 253.
 const MAX_ADDRESS_LEN: usize = 255;
 
-/// Where to dial: an address or a DNS name, with a port.
+/// Where to dial: an address or a DNS name, with a port. It is never the unspecified address, nor
+/// port 0.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DialAddress(Box<str>);
@@ -46,7 +47,13 @@ impl FromStr for DialAddress {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let shown = || JoinTokenFault::Address(text.chars().take(MAX_ADDRESS_LEN).collect());
-        let good = text.parse::<SocketAddr>().is_ok_and(|it| it.port() != 0)
+        let address = text.parse::<SocketAddr>();
+        if let Ok(address) = address
+            && (address.ip().to_canonical().is_unspecified() || address.port() == 0)
+        {
+            return Err(JoinTokenFault::Undialable(address));
+        }
+        let good = address.is_ok()
             || text.rsplit_once(':').is_some_and(|(host, port)| {
                 host.split('.').all(|label| Label::new(label).is_ok())
                     && port.parse::<u16>().is_ok_and(|port| port != 0)
@@ -70,12 +77,6 @@ impl TryFrom<String> for DialAddress {
 impl From<DialAddress> for String {
     fn from(address: DialAddress) -> Self {
         address.0.into()
-    }
-}
-
-impl From<SocketAddr> for DialAddress {
-    fn from(address: SocketAddr) -> Self {
-        Self(address.to_string().into())
     }
 }
 
@@ -133,6 +134,12 @@ pub enum JoinTokenFault {
     /// Something is no address.
     #[error("{0:?} is not of the form address:port or name:port")]
     Address(String),
+    /// An address that one can listen on, but nobody can dial.
+    #[error(
+        "{0} says where to listen, but cannot be dialled; let whoever issues the join token be \
+         started with --advertise and an address or name, and a port, that others reach"
+    )]
+    Undialable(SocketAddr),
 }
 
 impl JoinToken {

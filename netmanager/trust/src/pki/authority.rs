@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use rcgen::{CertificateParams, Issuer, KeyPair, PublicKeyData, SigningKey, SubjectPublicKeyInfo};
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use weald_proto::id::{Identity, Label};
+use weald_proto::join::{JoinRole, RenewRequest};
 
-use super::{
-    CLUSTER_LIFE, Certificate, Chain, Issued, NODE_LIFE, csr, new_key, template, unix_time,
-};
-use crate::tls::{Clock, Expected, Facts, TrustRoot, Usage, Verifier, ed25519_spki};
+use super::{Certificate, Chain, Issued, Lives, csr, new_key, template, unix_time};
+use crate::renewal;
+use crate::tls::{Clock, Credentials, Expected, Facts, TrustRoot, Usage, Verifier, ed25519_spki};
 
 /// The root CA with its private key.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub struct RootAuthority {
     trust: TrustRoot,
     certificate: Certificate,
     key: KeyPair,
+    lives: Lives,
 }
 
 impl RootAuthority {
@@ -47,7 +48,14 @@ impl RootAuthority {
             trust,
             certificate,
             key,
+            lives: Lives::default(),
         })
+    }
+
+    /// The same, but what it issues lives for so long.
+    #[must_use]
+    pub fn with_lives(self, lives: Lives) -> Self {
+        Self { lives, ..self }
     }
 
     /// The root's name.
@@ -114,17 +122,33 @@ impl RootAuthority {
     /// The root's life is over, or no key can be made.
     pub fn issue_root(&self, now: SystemTime) -> anyhow::Result<Issued> {
         let key = new_key()?;
-        let end = self.end_of_life(now, NODE_LIFE)?;
-        let params = template::leaf(self.name(), &Identity::Root, now, end)?;
-        let chain = Chain {
-            own: sign(&self.certificate, &self.key, &params, &key)
-                .context("cannot sign root's endpoint")?,
-            intermediate: None,
-        };
         Ok(Issued {
             trust: self.trust.clone(),
-            chain,
+            chain: self.sign_root(&key, now)?,
             key,
+        })
+    }
+
+    /// Makes a new certificate for the key of root's own endpoint, expired or not.
+    ///
+    /// # Errors
+    /// The credentials are not those of root's endpoint, or the root's life is over.
+    pub fn renew_root(&self, own: &Credentials, now: SystemTime) -> anyhow::Result<Chain> {
+        let identity = own.identity();
+        ensure!(
+            *identity == Identity::Root,
+            "root does not issue for {identity}"
+        );
+        self.sign_root(&own_key(own)?, now)
+    }
+
+    fn sign_root(&self, key: &impl PublicKeyData, now: SystemTime) -> anyhow::Result<Chain> {
+        let end = self.end_of_life(now, self.lives.member)?;
+        let params = template::leaf(self.name(), &Identity::Root, now, end)?;
+        let own = sign(&self.certificate, &self.key, &params, key);
+        Ok(Chain {
+            own: own.context("cannot sign root's endpoint")?,
+            intermediate: None,
         })
     }
 
@@ -134,7 +158,7 @@ impl RootAuthority {
         key: &impl PublicKeyData,
         now: SystemTime,
     ) -> anyhow::Result<Certificate> {
-        let end = self.end_of_life(now, CLUSTER_LIFE)?;
+        let end = self.end_of_life(now, self.lives.cluster)?;
         let params = template::cluster(self.name(), name, now, end)?;
         sign(&self.certificate, &self.key, &params, key)
             .with_context(|| format!("cannot sign cluster {name}"))
@@ -152,7 +176,8 @@ pub struct ClusterAuthority {
     trust: TrustRoot,
     name: Label,
     certificate: Certificate,
-    key: KeyPair,
+    key: Arc<KeyPair>,
+    lives: Lives,
 }
 
 impl ClusterAuthority {
@@ -180,8 +205,69 @@ impl ClusterAuthority {
             trust,
             name,
             certificate,
-            key,
+            key: Arc::new(key),
+            lives: Lives::default(),
         })
+    }
+
+    /// The same, but what it issues lives for so long.
+    #[must_use]
+    pub fn with_lives(self, lives: Lives) -> Self {
+        Self { lives, ..self }
+    }
+
+    /// The same authority with a new certificate for its key.
+    ///
+    /// # Errors
+    /// The certificate is another cluster's or another key's.
+    pub fn with_certificate(&self, certificate: Certificate) -> anyhow::Result<Self> {
+        let facts = Facts::parse(&certificate.der)?;
+        ensure_own_key(&facts, &self.key)?;
+        let (root, identity) = facts.identity()?;
+        ensure!(
+            root == *self.trust.name() && identity == Identity::Cluster(self.name.clone()),
+            "a certificate was issued for {identity}, not for cluster {}",
+            self.name
+        );
+        Ok(Self {
+            trust: self.trust.clone(),
+            name: self.name.clone(),
+            certificate,
+            key: Arc::clone(&self.key),
+            lives: self.lives,
+        })
+    }
+
+    /// When a new certificate should be asked for.
+    ///
+    /// # Errors
+    /// The present one cannot be read; not to be expected.
+    pub fn renewal_due(&self) -> anyhow::Result<UnixTime> {
+        Ok(renewal::due(&Facts::parse(&self.certificate.der)?))
+    }
+
+    /// When the present certificate's life ends.
+    ///
+    /// # Errors
+    /// It cannot be read; not to be expected.
+    pub fn not_after(&self) -> anyhow::Result<UnixTime> {
+        Ok(Facts::parse(&self.certificate.der)?.not_after)
+    }
+
+    /// Asks root for a new certificate.
+    ///
+    /// # Errors
+    /// The key cannot sign; not to be expected.
+    pub fn renewal_request(&self) -> anyhow::Result<RenewRequest> {
+        renewal::request_for(JoinRole::Cluster, &self.name, &self.key)
+    }
+
+    /// Makes a new certificate for a member that this process itself is, expired or not.
+    ///
+    /// # Errors
+    /// As [`ClusterAuthority::issue`].
+    pub fn renew_own(&self, own: &Credentials, now: SystemTime) -> anyhow::Result<Chain> {
+        self.sign_member(own.identity(), &own_key(own)?, now)
     }
 
     /// The cluster's name.
@@ -264,11 +350,7 @@ impl ClusterAuthority {
         );
         let intermediate = self.certificate.der.clone();
         verifier.verify(own, &[intermediate], Usage::Client)?;
-        let key = <[u8; 32]>::try_from(facts.public_key);
-        let key = key.map_err(|_| anyhow!("the key of {identity} is not an Ed25519 key"))?;
-        let key = SubjectPublicKeyInfo::from_der(&ed25519_spki(&key))
-            .with_context(|| format!("cannot use the key of {identity}"))?;
-        self.sign_member(&identity, &key, now)
+        self.sign_member(&identity, &spki(facts)?, now)
     }
 
     fn sign_member(
@@ -286,7 +368,7 @@ impl ClusterAuthority {
             !matches!(identity, Identity::Cluster(_)),
             "a cluster's intermediate is issued by root, not by a cluster"
         );
-        let end = end_of_life(&self.certificate, now, NODE_LIFE)
+        let end = end_of_life(&self.certificate, now, self.lives.member)
             .with_context(|| format!("cluster {} can issue no more", self.name))?;
         let params = template::leaf(self.trust.name(), identity, now, end)?;
         let own = sign(&self.certificate, &self.key, &params, key)
@@ -352,6 +434,17 @@ fn sign(
     let issuer = Issuer::from_ca_cert_der(&issuer.der, issuer_key)
         .context("cannot use the issuer's certificate")?;
     Ok(params.signed_by(key, &issuer)?.into())
+}
+
+/// The key of a process's own certificate.
+fn own_key(own: &Credentials) -> anyhow::Result<SubjectPublicKeyInfo> {
+    spki(own.own_facts()?)
+}
+
+fn spki(facts: Facts) -> anyhow::Result<SubjectPublicKeyInfo> {
+    let key = <[u8; 32]>::try_from(facts.public_key);
+    let key = key.map_err(|_| anyhow!("the certificate's key is not an Ed25519 key"))?;
+    SubjectPublicKeyInfo::from_der(&ed25519_spki(&key)).context("cannot use the certificate's key")
 }
 
 fn ensure_own_key(facts: &Facts, key: &KeyPair) -> anyhow::Result<()> {

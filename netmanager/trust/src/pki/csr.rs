@@ -4,10 +4,12 @@
 
 use anyhow::Context;
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, SubjectPublicKeyInfo};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, SubjectPublicKeyInfo};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::OID_SIG_ED25519;
 use x509_parser::prelude::FromDer;
+
+use crate::tls::KeyHash;
 
 /// Bytes of the longest request that is read; one of ours has under 200.
 pub const MAX_REQUEST_LEN: usize = 4096;
@@ -40,6 +42,14 @@ pub fn request(key: &KeyPair) -> anyhow::Result<Vec<u8>> {
         .serialize_request(key)
         .context("cannot sign a certificate request")?;
     Ok(request.der().to_vec())
+}
+
+/// The hash of the key that a request is for, after its sender has proved to hold it.
+///
+/// # Errors
+/// Why the request is refused.
+pub fn key_hash(csr: &[u8]) -> Result<KeyHash, RequestFault> {
+    Ok(KeyHash::of_spki(&key_of(csr)?.subject_public_key_info()))
 }
 
 /// The key that a request is for, after its sender has proved to hold it.

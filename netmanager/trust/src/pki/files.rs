@@ -1,6 +1,7 @@
 //! Files that appear whole or not at all, and secrets that are never open to others.
 //!
-//! `store` writes with this; nothing here knows what a certificate is.
+//! Keys and certificates are written with this, and whatever else a role keeps in single files;
+//! nothing here knows what is in them.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -10,13 +11,13 @@ use std::path::Path;
 use anyhow::{Context, bail};
 
 /// The mode of files that everybody may read.
-pub(crate) const PUBLIC: u32 = 0o644;
+pub const PUBLIC: u32 = 0o644;
 /// The mode of files that only their owner may read.
-pub(crate) const SECRET: u32 = 0o600;
+pub const SECRET: u32 = 0o600;
 
 /// What happens to a file that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Existing {
+pub enum Existing {
     /// It stays, and writing fails.
     Keep,
     /// It is replaced.
@@ -24,7 +25,10 @@ pub(crate) enum Existing {
 }
 
 /// Writes a file so that it is there whole or not at all, also after a power cut.
-pub(crate) fn write(path: &Path, text: &[u8], mode: u32, existing: Existing) -> anyhow::Result<()> {
+///
+/// # Errors
+/// It cannot be written, or is there and shall stay.
+pub fn write(path: &Path, text: &[u8], mode: u32, existing: Existing) -> anyhow::Result<()> {
     let directory = path.parent().context("not a file in a directory")?;
     let name = path.file_name().context("not a file name")?;
     let fresh = directory.join(format!(
@@ -45,7 +49,10 @@ pub(crate) fn write(path: &Path, text: &[u8], mode: u32, existing: Existing) -> 
 }
 
 /// Makes a directory, open to its owner only, if it is not there.
-pub(crate) fn make_directory(path: &Path) -> anyhow::Result<()> {
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_directory(path: &Path) -> anyhow::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)

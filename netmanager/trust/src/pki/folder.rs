@@ -4,6 +4,7 @@
 //! DIR/ca.pem                            root's certificate, with every authority
 //! DIR/ca.key                            root's key, with root only
 //! DIR/cluster.pem  DIR/cluster.key      a cluster's intermediate and its key
+//! DIR/upper.txt                         where whoever has joined dials, one `host:port` a line
 //! ```
 //!
 //! Keys have mode 0600. Folders with several clusters, for `netmanager pki`, are [`super::store`]'s.
@@ -22,6 +23,24 @@ use crate::tls::{CA_FILE, TrustRoot};
 pub const CLUSTER_FILE: &str = "cluster.pem";
 /// The file with a cluster's private key.
 pub const CLUSTER_KEY_FILE: &str = "cluster.key";
+
+/// The file with the addresses of whoever is dialled, one a line; who joins writes it last of all.
+pub const UPPER_FILE: &str = "upper.txt";
+
+/// Whom a process dials that has joined in a folder.
+///
+/// # Errors
+/// The file cannot be read; none has joined there.
+pub fn read_upper(directory: &Path) -> anyhow::Result<Vec<String>> {
+    let path = directory.join(UPPER_FILE);
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        format!(
+            "cannot read {}; join first, or say whom to dial",
+            path.display()
+        )
+    })?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
 
 /// Reads root's authority.
 ///

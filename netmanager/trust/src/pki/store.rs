@@ -275,7 +275,7 @@ pub(super) fn read_authority(
     Ok((certificate, read_key(key)?))
 }
 
-pub(super) fn read_key(path: &Path) -> anyhow::Result<KeyPair> {
+pub(crate) fn read_key(path: &Path) -> anyhow::Result<KeyPair> {
     let pem =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     KeyPair::from_pem(&pem).with_context(|| format!("{} holds no private key", path.display()))

@@ -9,7 +9,7 @@ use weald_proto::statement::{
     Grant, InstanceStatement, Lease, LeasedInstance, NodeStatement, RelayStatement, Revocations,
     ServiceStatement, UnixSeconds,
 };
-use weald_proto::table::LanePolicy;
+use weald_proto::table::{AcceptPolicy, LanePolicy};
 use weald_proto::token::RelayToken;
 
 use super::*;
@@ -670,6 +670,7 @@ fn service(generation: u64) -> ServiceStatement {
         round_robin: dual("10.30.0.1"),
         closest: Dual::default(),
         lane: LanePolicy::Auto,
+        accept: AcceptPolicy::Late,
     }
 }
 

@@ -212,6 +212,22 @@ impl Credentials {
         expected: &Identity,
         alpn: &[u8],
     ) -> anyhow::Result<QuicClientConfig> {
+        finish_client(self.client(expected)?, alpn)
+    }
+
+    /// The same for TLS over TCP.
+    ///
+    /// # Errors
+    /// The TLS library refuses its own parts; not to be expected.
+    pub fn tcp_client_config(
+        &self,
+        expected: &Identity,
+        alpn: &[u8],
+    ) -> anyhow::Result<ClientConfig> {
+        Ok(restrict_client(self.client(expected)?, alpn))
+    }
+
+    fn client(&self, expected: &Identity) -> anyhow::Result<ClientConfig> {
         let verifier = self.verifier(Expected::Exactly(expected.clone()));
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
@@ -219,7 +235,7 @@ impl Credentials {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(self.resolver());
-        finish_client(config, alpn)
+        Ok(config)
     }
 
     /// The configuration for being dialled by nodes, over any of `alpns`.
@@ -239,13 +255,25 @@ impl Credentials {
         expected: Expected,
         alpns: &[&[u8]],
     ) -> anyhow::Result<QuicServerConfig> {
+        finish_server(self.server(expected)?, alpns)
+    }
+
+    /// The configuration for being dialled by nodes in TLS over TCP.
+    ///
+    /// # Errors
+    /// The TLS library refuses its own parts; not to be expected.
+    pub fn tcp_server_config(&self, alpns: &[&[u8]]) -> anyhow::Result<ServerConfig> {
+        Ok(restrict_server(self.server(Expected::AnyNode)?, alpns))
+    }
+
+    fn server(&self, expected: Expected) -> anyhow::Result<ServerConfig> {
         let verifier = self.verifier(expected);
         let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .context("TLS 1.3 is not available")?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(self.resolver());
-        finish_server(config, alpns)
+        Ok(config)
     }
 
     /// The same, but showing another chain with another key, however wrong.
@@ -316,30 +344,35 @@ impl Credentials {
     }
 }
 
+pub(crate) fn finish_client(config: ClientConfig, alpn: &[u8]) -> anyhow::Result<QuicClientConfig> {
+    QuicClientConfig::try_from(restrict_client(config, alpn)).context("cannot use TLS in QUIC")
+}
+
 /// What all who dial have in common: nothing is resumed, no name is sent.
-pub(crate) fn finish_client(
-    mut config: ClientConfig,
-    alpn: &[u8],
-) -> anyhow::Result<QuicClientConfig> {
+fn restrict_client(mut config: ClientConfig, alpn: &[u8]) -> ClientConfig {
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;
-    QuicClientConfig::try_from(config).context("cannot use TLS in QUIC")
+    config
+}
+
+pub(crate) fn finish_server(
+    config: ServerConfig,
+    alpns: &[&[u8]],
+) -> anyhow::Result<QuicServerConfig> {
+    QuicServerConfig::try_from(restrict_server(config, alpns)).context("cannot use TLS in QUIC")
 }
 
 /// What all who are dialled have in common: nothing is resumed.
-pub(crate) fn finish_server(
-    mut config: ServerConfig,
-    alpns: &[&[u8]],
-) -> anyhow::Result<QuicServerConfig> {
+fn restrict_server(mut config: ServerConfig, alpns: &[&[u8]]) -> ServerConfig {
     config.alpn_protocols = alpns.iter().map(|alpn| alpn.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
     // Without AES instructions the own order, ChaCha20 first, is the better one.
     config.ignore_client_order = !has_aes();
-    QuicServerConfig::try_from(config).context("cannot use TLS in QUIC")
+    config
 }
 
 impl fmt::Debug for Credentials {

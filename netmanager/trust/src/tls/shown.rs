@@ -11,6 +11,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::{Credentials, Expected, Facts, Usage};
+use crate::renewal;
 
 /// Shows the newest chain at every handshake.
 #[derive(Debug)]
@@ -70,15 +71,13 @@ impl Credentials {
         Ok(self.own_facts()?.not_after)
     }
 
-    /// From when on a new certificate should be asked for: when a third of its life has passed.
+    /// From when on a new certificate should be asked for: when about two thirds of its life have
+    /// passed, not the same moment for all who have joined at once.
     ///
     /// # Errors
     /// It cannot be read; not to be expected.
     pub fn renewal_due(&self) -> anyhow::Result<UnixTime> {
-        let facts = self.own_facts()?;
-        let (begin, end) = (facts.not_before.as_secs(), facts.not_after.as_secs());
-        let due = begin + end.saturating_sub(begin) / 3;
-        Ok(super::unix_seconds(due))
+        Ok(renewal::due(&self.own_facts()?))
     }
 
     /// Shows a new chain for the same identity and key from now on, in all configurations that were
@@ -88,6 +87,20 @@ impl Credentials {
     /// It is of somebody else or of another key, ends no later than what is shown now, or peers
     /// would refuse it; what is shown stays then.
     pub fn renew(&self, chain: Vec<CertificateDer<'static>>) -> anyhow::Result<()> {
+        self.check_renewal(&chain)?;
+        let key = Arc::clone(&self.certified().load().key);
+        self.certified()
+            .store(Arc::new(CertifiedKey::new(chain, key)));
+        Ok(())
+    }
+
+    /// Whether this is the chain that is shown now.
+    pub(crate) fn shows(&self, chain: &[CertificateDer<'static>]) -> bool {
+        self.certified().load().cert == chain
+    }
+
+    /// Says what [`Credentials::renew`] would, and changes nothing.
+    pub(crate) fn check_renewal(&self, chain: &[CertificateDer<'static>]) -> anyhow::Result<()> {
         let (own, presented) = chain.split_first().context("there is no certificate")?;
         let facts = Facts::parse(own).context("cannot read the new certificate")?;
         ensure!(
@@ -103,13 +116,10 @@ impl Credentials {
             .verify(own, presented, Usage::Client)
             .and_then(|_| verifier.verify(own, presented, Usage::Server))
             .context("peers would refuse the new certificate")?;
-        let key = Arc::clone(&self.certified().load().key);
-        self.certified()
-            .store(Arc::new(CertifiedKey::new(chain, key)));
         Ok(())
     }
 
-    fn own_facts(&self) -> anyhow::Result<Facts> {
+    pub(crate) fn own_facts(&self) -> anyhow::Result<Facts> {
         let shown = self.certified().load();
         let own = shown.cert.first().context("there is no certificate")?;
         Facts::parse(own).context("cannot read the own certificate")

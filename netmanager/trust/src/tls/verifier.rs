@@ -12,15 +12,15 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
+use rustls::{DistinguishedName, Error, OtherError};
 use weald_proto::id::{Identity, Label, NodeId, RelayId};
 use webpki::{Cert, EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::fault::{ISSUER, MAX_PRESENTED, OWN};
-use super::provider::SIGNATURES;
+use super::provider::{SIGNATURES, tls13_signatures};
 use super::{Claim, Clock, Facts, KeyHash, Peer, PeerError, PeerFault, RevocationSet, TrustRoot};
 
 /// Whom a verifier lets in.
@@ -359,27 +359,7 @@ impl ServerCertVerifier for Verifier {
             .map_err(refused)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(only_tls13())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &SIGNATURES)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        SIGNATURES.supported_schemes()
-    }
+    tls13_signatures!();
 }
 
 impl ClientCertVerifier for Verifier {
@@ -398,29 +378,5 @@ impl ClientCertVerifier for Verifier {
             .map_err(refused)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(only_tls13())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &SIGNATURES)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        SIGNATURES.supported_schemes()
-    }
-}
-
-fn only_tls13() -> Error {
-    Error::General("TLS 1.2 is not spoken".to_owned())
+    tls13_signatures!();
 }

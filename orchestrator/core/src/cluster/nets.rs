@@ -11,7 +11,7 @@ use weald_proto::statement::{Lease, LeasedInstance, Statement};
 use super::state::{self, NodeState};
 use super::{Cluster, Effect, LEASE_LIFE, Net, Step};
 use crate::Now;
-use crate::record::RecordError;
+use crate::record::{RecordError, Write};
 
 impl Cluster {
     pub(super) fn connect_net(&mut self, node: Label, key: [u8; 32], observed: SocketAddr) {
@@ -56,12 +56,15 @@ impl Cluster {
                 lease: _,
                 revocations: _,
             } => {
-                net.greeted = true;
                 let known = self.nodes.entry(node.clone());
                 known.or_insert_with(|| NodeState::new(node.clone()));
                 self.rows.listen(node.clone(), []);
-                self.set_addresses(node, addresses, now, step)?;
+                self.set_addresses(node, addresses, step)?;
+                // Whoever was greeted before is welcomed with its first addresses: this one below.
                 self.address_nodes(now, step)?;
+                if let Some(net) = self.nets.get_mut(node) {
+                    net.greeted = true;
+                }
                 self.welcome_net(node, now, step);
             }
             NetToCluster::Interests(applications) => {
@@ -69,9 +72,10 @@ impl Cluster {
                 net.denied.clear();
             }
             NetToCluster::Addresses(addresses) => {
-                self.set_addresses(node, addresses, now, step)?;
+                self.set_addresses(node, addresses, step)?;
             }
-            NetToCluster::KeepAlive => {}
+            // Certificates are the shell's, which answers before this is heard.
+            NetToCluster::KeepAlive | NetToCluster::Renew(_) => {}
         }
         Ok(())
     }
@@ -80,7 +84,6 @@ impl Cluster {
         &mut self,
         node: &Label,
         addresses: Vec<SocketAddr>,
-        now: Now,
         step: &mut Step,
     ) -> Result<(), RecordError> {
         let Some(known) = self.nodes.get_mut(node) else {
@@ -90,8 +93,8 @@ impl Cluster {
             known.addresses = addresses;
             known.row += 1;
             step.writes
-                .push(state::put(state::NODE, node.to_string(), known)?);
-            self.publish_node(node, now, step);
+                .push(Write::put(state::NODE, node.to_string(), known)?);
+            self.publish_node(node, step);
         }
         Ok(())
     }
@@ -168,7 +171,7 @@ impl Cluster {
             known.lease += 1;
             known.lease_expires = now.unix + LEASE_LIFE.as_secs();
             step.writes
-                .push(state::put(state::NODE, node.to_string(), known)?);
+                .push(Write::put(state::NODE, node.to_string(), known)?);
             self.send_lease(&node, step);
         }
         Ok(())

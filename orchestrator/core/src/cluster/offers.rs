@@ -15,7 +15,7 @@ use super::state::{self, Placement};
 use super::{ANSWER, Attempt, Cluster, DRAIN, Step, repeats};
 use crate::Now;
 use crate::addresses::Holder;
-use crate::record::RecordError;
+use crate::record::{RecordError, Write};
 use crate::schedule::{self, ReserveError};
 use crate::sync::{Duty, Want};
 use crate::worker::Work;
@@ -32,17 +32,7 @@ impl Attempt {
 
 /// What root is told of an instance that is gone.
 pub(super) fn terminated(instance: &InstanceId, generation: Generation) -> InstanceReport {
-    InstanceReport {
-        instance: instance.clone(),
-        generation,
-        phase: Phase::Terminated,
-        detail: String::new(),
-        node: None,
-        instance_ip: Dual::default(),
-        exit_status: None,
-        cpu_percent: 0.0,
-        memory_mib: 0,
-    }
+    InstanceReport::new(instance.clone(), generation, Phase::Terminated)
 }
 
 impl Cluster {
@@ -207,7 +197,7 @@ impl Cluster {
         }
         self.duties.give_up(instance, generation);
         step.writes
-            .push(state::delete(state::DUTY, instance.to_string()));
+            .push(Write::delete(state::DUTY, instance.to_string()));
         self.forget_placement(instance, now, step)?;
         step.tell_root(ClusterToRoot::Refused {
             instance: instance.clone(),
@@ -336,11 +326,11 @@ impl Cluster {
         };
         let key = instance.to_string();
         step.writes
-            .push(state::put(state::PLACEMENT, key, &placement)?);
+            .push(Write::put(state::PLACEMENT, key, &placement)?);
         for ip in instance_ip.iter() {
             // What it had before and gets back rests no more.
             step.writes
-                .push(state::delete(state::RESTING, ip.to_string()));
+                .push(Write::delete(state::RESTING, ip.to_string()));
         }
         self.placements.insert(instance.clone(), placement);
         if published {
@@ -400,10 +390,10 @@ impl Cluster {
             let holder = holder.clone();
             let resting = state::StoredResting { ip, holder };
             step.writes
-                .push(state::put(state::RESTING, ip.to_string(), &resting)?);
+                .push(Write::put(state::RESTING, ip.to_string(), &resting)?);
         }
         step.writes
-            .push(state::delete(state::PLACEMENT, instance.to_string()));
+            .push(Write::delete(state::PLACEMENT, instance.to_string()));
         Ok(())
     }
 
@@ -421,7 +411,7 @@ impl Cluster {
         let after: BTreeSet<_> = self.addresses.held_at_all().collect();
         for ip in before.difference(&after) {
             step.writes
-                .push(state::delete(state::RESTING, ip.to_string()));
+                .push(Write::delete(state::RESTING, ip.to_string()));
         }
     }
 

@@ -69,7 +69,7 @@ impl Cluster {
         }
         let nodes: Vec<_> = self.nodes.keys().cloned().collect();
         for node in nodes {
-            self.publish_node(&node, now, step);
+            self.publish_node(&node, step);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::state;
 use super::{Cluster, Effect, SETTLE, Step};
 use crate::Now;
 use crate::interests::{Row, Subject};
-use crate::record::RecordError;
+use crate::record::{RecordError, Write};
 use crate::sync::Duty;
 use crate::trust;
 
@@ -34,7 +34,7 @@ impl Cluster {
         let visible = placement.phase == Phase::Running
             && self.standing(&placement.node) < Standing::Gone
             && !ending;
-        if visible && !placement.published && self.others_answer(instance) {
+        if visible && !placement.published && self.settles(instance) {
             let at = self.elapsed + SETTLE;
             let at = *self.settling.entry(instance.clone()).or_insert(at);
             if at > self.elapsed {
@@ -45,8 +45,22 @@ impl Cluster {
         self.set_published(instance, visible, step)
     }
 
-    /// Whether another instance of the same service is in the tables.
-    fn others_answer(&self, instance: &InstanceId) -> bool {
+    /// Whether an instance is given time until it is in the tables. One with TCP ports listens by
+    /// now; of others nobody knows.
+    fn settles(&self, instance: &InstanceId) -> bool {
+        let listens = match self.duties.get(instance).map(|kept| &kept.duty) {
+            Some(Duty::Run(spec)) => !spec.tcp_ports().is_empty(),
+            Some(Duty::End) | None => false,
+        };
+        !listens && self.others_may_answer(instance)
+    }
+
+    /// Whether another instance of the same service may be in the tables: one is, or root has not
+    /// said yet which those of other clusters are.
+    fn others_may_answer(&self, instance: &InstanceId) -> bool {
+        if !self.answered.contains(&instance.service.application) {
+            return true;
+        }
         let first = InstanceId {
             service: instance.service.clone(),
             number: 0,
@@ -82,7 +96,7 @@ impl Cluster {
         }
         placement.published = published;
         placement.changes += 1;
-        let stored = state::put(state::PLACEMENT, instance.to_string(), placement)?;
+        let stored = Write::put(state::PLACEMENT, instance.to_string(), placement)?;
         step.writes.push(stored);
         self.sign_row(instance, step);
         Ok(())
@@ -131,7 +145,6 @@ impl Cluster {
     pub(super) fn change_node_row(
         &mut self,
         node: &Label,
-        now: Now,
         step: &mut Step,
     ) -> Result<(), RecordError> {
         let standing = self.standing(node);
@@ -150,14 +163,14 @@ impl Cluster {
             known.published = published;
             known.row += 1;
             step.writes
-                .push(state::put(state::NODE, node.to_string(), known)?);
-            self.publish_node(node, now, step);
+                .push(Write::put(state::NODE, node.to_string(), known)?);
+            self.publish_node(node, step);
         }
         Ok(())
     }
 
     /// Signs the row of a node as it stands.
-    pub(super) fn publish_node(&mut self, node: &Label, _now: Now, step: &mut Step) {
+    pub(super) fn publish_node(&mut self, node: &Label, step: &mut Step) {
         let id = self.id(node);
         let Some(known) = self.nodes.get(node).filter(|it| it.row > 0) else {
             return;

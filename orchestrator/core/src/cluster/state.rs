@@ -11,7 +11,7 @@ use weald_proto::spec::ServiceSpec;
 use weald_proto::statement::Signed;
 
 use crate::addresses::Holder;
-use crate::record::{Record, RecordError, Write};
+use crate::record::{Record, RecordError};
 use crate::sync::Kept;
 
 /// What root has this cluster run or end.
@@ -57,15 +57,11 @@ impl Placement {
     /// What root is told of it.
     pub(super) fn report(&self, cluster: &Label) -> InstanceReport {
         InstanceReport {
-            instance: self.instance.clone(),
-            generation: self.generation,
-            phase: self.phase,
             detail: self.detail.clone(),
             node: Some(NodeId::new(cluster.clone(), self.node.clone())),
             instance_ip: self.instance_ip,
             exit_status: self.exit_status,
-            cpu_percent: 0.0,
-            memory_mib: 0,
+            ..InstanceReport::new(self.instance.clone(), self.generation, self.phase)
         }
     }
 }
@@ -84,6 +80,9 @@ pub(super) struct NodeState {
     pub(super) name: Label,
     /// What it last said that it has; none before its worker was ever heard.
     pub(super) capacity: Option<NodeCapacity>,
+    /// SHA-256 of its key's SubjectPublicKeyInfo, as it last connected; zeros before it ever has.
+    #[serde(default)]
+    pub(super) key: [u8; 32],
     pub(super) node_ip: Dual,
     /// Where its data socket may be dialled.
     pub(super) addresses: Vec<SocketAddr>,
@@ -102,6 +101,7 @@ impl NodeState {
         Self {
             name,
             capacity: None,
+            key: [0; 32],
             node_ip: Dual { v4: None, v6: None },
             addresses: Vec::new(),
             row: 0,
@@ -150,15 +150,4 @@ impl Loaded {
 
 pub(super) fn gone_key(node: &Label, instance: &InstanceId) -> String {
     format!("{node}/{instance}")
-}
-
-pub(super) fn put<T: Serialize>(kind: &str, key: String, value: &T) -> Result<Write, RecordError> {
-    Record::new(kind, key, value).map(Write::Put)
-}
-
-pub(super) fn delete(kind: &str, key: String) -> Write {
-    Write::Delete {
-        kind: kind.to_owned(),
-        key,
-    }
 }

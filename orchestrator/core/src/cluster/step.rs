@@ -18,8 +18,9 @@ pub enum Input {
     RootDisconnected,
     /// Root said something on the present connection.
     Root(RootToCluster),
-    /// A new connection of a worker, in place of any earlier one.
-    WorkerConnected(Label),
+    /// A new connection of a worker, in place of any earlier one; the SHA-256 of the
+    /// SubjectPublicKeyInfo that it proved to hold.
+    WorkerConnected(Label, [u8; 32]),
     /// The present connection of a worker is gone.
     WorkerDisconnected(Label),
     /// A worker said something on its present connection.

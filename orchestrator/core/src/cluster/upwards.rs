@@ -9,7 +9,7 @@ use weald_proto::statement::{Signed, Statement};
 use super::state;
 use super::{ASK_AGAIN, Cluster, Effect, HEARTBEAT, NODES_EVERY, Step};
 use crate::Now;
-use crate::record::RecordError;
+use crate::record::{RecordError, Write};
 
 impl Cluster {
     pub(super) fn connect_root(&mut self, step: &mut Step) {
@@ -74,10 +74,12 @@ impl Cluster {
                 for ended in self.reporter.handle_acknowledged(sequence) {
                     if self.duties.handle_known_end(&ended) {
                         step.writes
-                            .push(state::delete(state::DUTY, ended.to_string()));
+                            .push(Write::delete(state::DUTY, ended.to_string()));
                     }
                 }
             }
+            // Certificates are the shell's, which takes them before this is heard.
+            RootToCluster::Renewed(_) => {}
         }
         Ok(())
     }
@@ -105,7 +107,7 @@ impl Cluster {
                 }
                 let (cluster, generation) = (grant.cluster.clone(), grant.generation);
                 let key = cluster.to_string();
-                step.writes.push(state::put(state::SIGNED, key, &signed)?);
+                step.writes.push(Write::put(state::SIGNED, key, &signed)?);
                 self.tell_nets(&ClusterToNet::Grant(signed.clone()), step);
                 self.grants.insert(cluster, (generation, signed));
                 if grant.cluster == self.settings.name {
@@ -123,7 +125,7 @@ impl Cluster {
                     return Ok(());
                 }
                 let key = state::REVOCATIONS.to_owned();
-                step.writes.push(state::put(state::SIGNED, key, &signed)?);
+                step.writes.push(Write::put(state::SIGNED, key, &signed)?);
                 let told = ClusterToNet::Revocations(signed.clone());
                 self.tell_nets(&told, step);
                 self.revocations = Some((list.epoch, signed));
@@ -153,6 +155,8 @@ impl Cluster {
         if interests != self.told_interests {
             let all = interests.iter().cloned().collect();
             step.tell_root(ClusterToRoot::Interests(all));
+            // Root says no more of the others, and all of it when they are asked about again.
+            self.answered.retain(|it| interests.contains(it));
             self.told_interests = interests;
         }
         if let Some(sent) = self.reporter.poll(now.elapsed) {

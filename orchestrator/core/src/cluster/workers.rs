@@ -11,7 +11,7 @@ use super::state::{self, NodeState};
 use super::{Cluster, Effect, Step};
 use crate::Now;
 use crate::addresses::Holder;
-use crate::record::RecordError;
+use crate::record::{RecordError, Write};
 use crate::sync::Want;
 use crate::worker::Work;
 
@@ -32,8 +32,9 @@ pub(super) fn told(instance: InstanceId, want: Want<Work>) -> ClusterToWorker {
 }
 
 impl Cluster {
-    pub(super) fn connect_worker(&mut self, node: &Label) {
+    pub(super) fn connect_worker(&mut self, node: &Label, key: [u8; 32]) {
         let worker = self.workers.entry(node.clone()).or_default();
+        worker.key = key;
         worker.connected = true;
         worker.greeted = false;
         worker.wants.connected();
@@ -92,6 +93,8 @@ impl Cluster {
                     step.tell_root(weald_proto::control::ClusterToRoot::Logs { request, lines });
                 }
             }
+            // Certificates are the shell's, which answers before this is heard.
+            WorkerToCluster::Renew(_) => {}
         }
         Ok(())
     }
@@ -113,14 +116,18 @@ impl Cluster {
             step.effects.push(Effect::CloseWorker(node.clone(), text));
             return Ok(());
         }
+        let mut key = None;
         if let Some(worker) = self.workers.get_mut(node) {
             worker.greeted = true;
+            key = Some(worker.key);
         }
         let known = self.nodes.entry(node.clone());
         let known = known.or_insert_with(|| NodeState::new(node.clone()));
-        if known.capacity.as_ref() != Some(&capacity) {
+        let key = key.unwrap_or(known.key);
+        if known.capacity.as_ref() != Some(&capacity) || known.key != key {
             known.capacity = Some(capacity.clone());
-            let stored = state::put(state::NODE, node.to_string(), known)?;
+            known.key = key;
+            let stored = Write::put(state::NODE, node.to_string(), known)?;
             step.writes.push(stored);
         }
         self.inventory.set_node(node.clone(), capacity);
@@ -165,9 +172,9 @@ impl Cluster {
             if node.node_ip != node_ip {
                 node.node_ip = node_ip;
                 step.writes
-                    .push(state::put(state::NODE, name.to_string(), node)?);
+                    .push(Write::put(state::NODE, name.to_string(), node)?);
                 self.stale_leases.insert(name.clone());
-                self.change_node_row(&name, now, step)?;
+                self.change_node_row(&name, step)?;
                 self.welcome_net(&name, now, step);
             }
         }
@@ -187,6 +194,7 @@ impl Cluster {
             return Ok(());
         };
         let heard = worker.wants.handle_report(sequence, complete, instances);
+        self.refused_reports += heard.refused;
         for report in &heard.changed {
             self.take_report(node, report, now, step)?;
         }
@@ -228,7 +236,7 @@ impl Cluster {
         placement.detail.clone_from(&report.detail);
         placement.exit_status = report.exit_status;
         if *placement != before {
-            step.writes.push(state::put(
+            step.writes.push(Write::put(
                 state::PLACEMENT,
                 instance.to_string(),
                 placement,
@@ -278,7 +286,7 @@ impl Cluster {
         };
         detail.clone_into(&mut placement.detail);
         placement.phase = phase;
-        step.writes.push(state::put(
+        step.writes.push(Write::put(
             state::PLACEMENT,
             instance.to_string(),
             placement,
@@ -341,6 +349,6 @@ impl Cluster {
                 self.end_if_gone(&instance, now, step)?;
             }
         }
-        self.change_node_row(node, now, step)
+        self.change_node_row(node, step)
     }
 }

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use weald_proto::control::RootToCluster;
-use weald_proto::id::{Label, Organisation};
-use weald_proto::statement::Statement;
+use weald_proto::id::{Label, NodeId, Organisation};
+use weald_proto::statement::{Revocations, Statement};
 
-use super::{ClusterState, CommandError, Effect, ONLY, Root, Step, signed_or_fault, state};
+use super::{ClusterState, CommandError, Distrusted, Effect, ONLY, Root, Step};
+use super::{signed_or_fault, state};
 use crate::Now;
+use crate::record::{RecordError, Write};
 
 impl Root {
     pub(super) fn add_cluster(
@@ -27,6 +29,12 @@ impl Root {
                 kind: "cluster",
                 name: name.to_string(),
                 remedy: "remove it first if another one is to have its name",
+            });
+        }
+        if self.has_revoked(&key) {
+            return Err(CommandError::Revoked {
+                what: format!("the key of cluster {name}"),
+                remedy: "join with a new one, in an empty folder",
             });
         }
         let state = ClusterState {
@@ -54,11 +62,15 @@ impl Root {
         now: Now,
         step: &mut Step,
     ) -> Result<(), CommandError> {
-        if self.clusters.remove(name).is_none() {
-            return Err(CommandError::unknown("cluster", name));
-        }
+        let known = self.clusters.get(name);
+        let known = known.ok_or_else(|| CommandError::unknown("cluster", name))?;
+        let key = self.trust.key_hash(&known.key);
+        // Its blocks will be others', so nobody may believe what it has signed.
+        self.withdraw_grant(name, now, step);
+        self.distrust(vec![key], None, step)?;
+        self.clusters.remove(name);
         step.writes
-            .push(state::delete(state::CLUSTER, name.to_string()));
+            .push(Write::delete(state::CLUSTER, name.to_string()));
         self.addresses.release_cluster(name, now);
         self.members.forget(name);
         self.rows.leave(name);
@@ -88,33 +100,89 @@ impl Root {
         Ok(())
     }
 
-    pub(super) fn revoke(
+    /// Has everybody distrust somebody: clusters and their nodes are told, and cut who it is.
+    pub(super) fn revoke(&mut self, who: Distrusted, step: &mut Step) -> Result<(), CommandError> {
+        match who {
+            Distrusted::Key(key) => self.distrust(vec![key], None, step)?,
+            Distrusted::Node(node) => {
+                let key = self.key_of(&node)?;
+                self.distrust(vec![key], None, step)?;
+            }
+            Distrusted::Cluster(name) => {
+                let known = self.clusters.get(&name);
+                let known = known.ok_or_else(|| CommandError::unknown("cluster", &name))?;
+                let key = self.trust.key_hash(&known.key);
+                self.distrust(vec![key], None, step)?;
+                let text = format!("cluster {name} is revoked");
+                step.effects.push(Effect::CloseCluster(name, text));
+            }
+            Distrusted::Organisation(organisation) => {
+                let services = self.services.values();
+                let own = services.filter(|it| it.spec.organisation == organisation);
+                let own: Vec<_> = own.map(|it| it.spec.name.clone()).collect();
+                for service in own {
+                    self.undeploy_all(&service, step)?;
+                }
+                self.distrust(Vec::new(), Some(organisation), step)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest list of the revoked.
+    #[must_use]
+    pub fn revocations(&self) -> Revocations {
+        self.revocations.list()
+    }
+
+    /// Refuses an organisation that is revoked.
+    pub(super) fn must_trust(&self, organisation: &Organisation) -> Result<(), CommandError> {
+        if !self.revocations.organisations.contains(organisation) {
+            return Ok(());
+        }
+        Err(CommandError::Revoked {
+            what: format!("organisation {organisation}"),
+            remedy: "nothing of it is run any more",
+        })
+    }
+
+    /// Whether a cluster's key is revoked.
+    pub(super) fn has_revoked(&self, key: &[u8; 32]) -> bool {
+        self.revocations.keys.contains(&self.trust.key_hash(key))
+    }
+
+    /// The key of a node, as its cluster has reported it.
+    fn key_of(&self, node: &NodeId) -> Result<[u8; 32], CommandError> {
+        let side = self.sides.get(&node.cluster);
+        let mut nodes = side.into_iter().flat_map(|it| &it.nodes);
+        let known = nodes.find(|it| it.node == *node);
+        let known = known.ok_or_else(|| CommandError::unknown("node", node))?;
+        Ok(known.key)
+    }
+
+    fn distrust(
         &mut self,
         keys: Vec<[u8; 32]>,
-        organisations: Vec<Organisation>,
+        organisation: Option<Organisation>,
         step: &mut Step,
-    ) -> Result<(), CommandError> {
+    ) -> Result<(), RecordError> {
         self.revocations.epoch += 1;
         for key in keys {
             if !self.revocations.keys.contains(&key) {
                 self.revocations.keys.push(key);
             }
         }
-        for organisation in organisations {
-            if !self.revocations.organisations.contains(&organisation) {
-                self.revocations.organisations.push(organisation);
-            }
+        if let Some(organisation) = organisation
+            && !self.revocations.organisations.contains(&organisation)
+        {
+            self.revocations.organisations.push(organisation);
         }
         let key = ONLY.to_owned();
-        let stored = state::put(state::REVOCATIONS, key, &self.revocations)?;
+        let stored = Write::put(state::REVOCATIONS, key, &self.revocations)?;
         step.writes.push(stored);
         let statement = Statement::Revocations(self.revocations.list());
         if let Some(signed) = signed_or_fault(self.trust.sign(&statement), step) {
-            for (cluster, side) in &self.sides {
-                if side.connected && side.greeted {
-                    step.tell(cluster, RootToCluster::Revocations(signed.clone()));
-                }
-            }
+            self.tell_greeted(&RootToCluster::Revocations(signed), step);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::state;
 use super::{Application, CommandError, Done, Root, Scope, Service, Step};
 use crate::Now;
 use crate::addresses::{Pins, RootAddresses};
-use crate::record::RecordError;
+use crate::record::{RecordError, Write};
 use crate::sla::{ApplicationDraft, ServiceDraft};
 
 /// A draft whose application and services are checked against what is known.
@@ -39,6 +39,7 @@ impl Root {
         now: Now,
         step: &mut Step,
     ) -> Result<Done, CommandError> {
+        self.must_trust(organisation)?;
         let mut addresses = self.addresses.clone();
         let mut planned = Vec::new();
         for draft in drafts {
@@ -49,7 +50,13 @@ impl Root {
         for planned in planned {
             let draft = planned.draft;
             let id = match planned.known {
-                Some(known) => known.id,
+                Some(known) => {
+                    let (id, text) = (known.id, draft.description);
+                    if !text.is_empty() && text != known.description {
+                        self.describe(&id, text, &Scope::All, step)?;
+                    }
+                    id
+                }
                 None => {
                     let (name, description) = (draft.name, draft.description);
                     let owner = organisation.clone();
@@ -82,7 +89,8 @@ impl Root {
             return Err(CommandError::Exists {
                 kind: "application",
                 name: draft.name.to_string(),
-                remedy: "choose another name or namespace",
+                remedy: "choose another name or namespace: rows, leases and names carry the \
+                         application's name alone, so all organisations share its namespaces",
             });
         }
         let known = known.cloned();
@@ -91,7 +99,9 @@ impl Root {
             let name = service.spec.name.clone();
             service.spec.organisation = organisation.clone();
             if let Some(there) = self.service_named(&name) {
-                if !same(&there.spec, &service.spec) {
+                let kept = there.connectivity == service.connectivity
+                    && there.added_files == service.added_files;
+                if !kept || !same(&there.spec, &service.spec) {
                     return Err(CommandError::Exists {
                         kind: "service",
                         name: name.to_string(),
@@ -133,7 +143,7 @@ impl Root {
             .filter(|it| scope.has(&it.organisation))
             .ok_or_else(|| CommandError::unknown("application", id))?;
         application.description = description;
-        let stored = state::put(state::APPLICATION, id.to_owned(), application)?;
+        let stored = Write::put(state::APPLICATION, id.to_owned(), application)?;
         step.writes.push(stored);
         Ok(())
     }
@@ -155,7 +165,7 @@ impl Root {
             description,
             customer,
         };
-        let stored = state::put(state::APPLICATION, application.id.clone(), &application)?;
+        let stored = Write::put(state::APPLICATION, application.id.clone(), &application)?;
         step.writes.push(stored);
         self.applications
             .insert(application.id.clone(), application.clone());
@@ -183,10 +193,10 @@ impl Root {
         };
         if self.removed.remove(&name).is_some() {
             step.writes
-                .push(state::delete(state::REMOVED, name.to_string()));
+                .push(Write::delete(state::REMOVED, name.to_string()));
         }
         step.writes
-            .push(state::put(state::SERVICE, id.clone(), &service)?);
+            .push(Write::put(state::SERVICE, id.clone(), &service)?);
         self.sign_service(&service, step);
         self.services.insert(id.clone(), service);
         Ok(id)

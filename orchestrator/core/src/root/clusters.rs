@@ -10,9 +10,18 @@ use weald_proto::statement::{Grant, Statement};
 use super::{ClusterState, Effect, GRANT_LIFE, Root, Step, signed_or_fault, state};
 use crate::Now;
 use crate::addresses::BlockKind;
-use crate::record::RecordError;
+use crate::record::{RecordError, Write};
 
 impl Root {
+    /// When what is known of a cluster last changed or was confirmed, in seconds since 1970: by what it
+    /// said, or, if it has said nothing since root was started, by its grant.
+    #[must_use]
+    pub fn last_known(&self, cluster: &ClusterState) -> u64 {
+        let side = self.sides.get(&cluster.name);
+        let said = side.and_then(|it| it.said);
+        said.unwrap_or_else(|| cluster.expires.saturating_sub(GRANT_LIFE.as_secs()))
+    }
+
     pub(super) fn connect(&mut self, cluster: &Label) {
         let side = self.sides.entry(cluster.clone()).or_default();
         side.connected = true;
@@ -83,6 +92,7 @@ impl Root {
                 aggregate,
             } => {
                 side.aggregate = Some(aggregate);
+                side.said = Some(now.unix);
                 // What was answered is in the sums; what was not may not be yet.
                 let waiting = &self.attempts;
                 side.offered
@@ -121,13 +131,18 @@ impl Root {
                 let interests = interests.into_iter().collect();
                 self.interests.insert(cluster.clone(), interests);
             }
-            ClusterToRoot::Nodes(nodes) => side.nodes = nodes,
+            ClusterToRoot::Nodes(nodes) => {
+                side.nodes = nodes;
+                side.said = Some(now.unix);
+            }
             ClusterToRoot::Logs { request, lines } => {
                 if self.logs.get(&request) == Some(cluster) {
                     self.logs.remove(&request);
                     step.effects.push(Effect::Logs { request, lines });
                 }
             }
+            // Certificates are the shell's, which answers before this is heard.
+            ClusterToRoot::Renew(_) => {}
         }
         Ok(())
     }
@@ -163,6 +178,9 @@ impl Root {
         step: &mut Step,
     ) -> Option<weald_proto::statement::Signed> {
         let state = self.clusters.get(cluster)?;
+        if self.has_revoked(&state.key) {
+            return None;
+        }
         let grant = Grant {
             cluster: cluster.clone(),
             key: state.key,
@@ -195,12 +213,31 @@ impl Root {
         let Some(signed) = self.sign_grant(cluster, step) else {
             return Ok(());
         };
-        for (other, side) in &self.sides {
+        self.tell_greeted(&RootToCluster::Grant(signed), step);
+        Ok(())
+    }
+
+    /// Has nobody believe any more that a cluster has what it was granted.
+    pub(super) fn withdraw_grant(&mut self, cluster: &Label, now: Now, step: &mut Step) {
+        let generation = self.next_generation();
+        let Some(state) = self.clusters.get_mut(cluster) else {
+            return;
+        };
+        state.blocks.clear();
+        state.granted.clear();
+        state.generation = generation;
+        state.expires = now.unix + GRANT_LIFE.as_secs();
+        if let Some(signed) = self.sign_grant(cluster, step) {
+            self.tell_greeted(&RootToCluster::Grant(signed), step);
+        }
+    }
+
+    pub(super) fn tell_greeted(&self, message: &RootToCluster, step: &mut Step) {
+        for (cluster, side) in &self.sides {
             if side.connected && side.greeted {
-                step.tell(other, RootToCluster::Grant(signed.clone()));
+                step.tell(cluster, message.clone());
             }
         }
-        Ok(())
     }
 
     /// Every grant says which organisations there are: a new one needs new grants.
@@ -230,7 +267,7 @@ impl Root {
         let old: Vec<_> = self
             .clusters
             .values()
-            .filter(|it| it.expires < half)
+            .filter(|it| it.expires < half && !self.has_revoked(&it.key))
             .map(|it| it.name.clone())
             .collect();
         for cluster in old {
@@ -274,7 +311,7 @@ impl Root {
 
     pub(super) fn keep_cluster(&self, cluster: &Label, step: &mut Step) -> Result<(), RecordError> {
         if let Some(state) = self.clusters.get(cluster) {
-            let stored = state::put(state::CLUSTER, cluster.to_string(), state)?;
+            let stored = Write::put(state::CLUSTER, cluster.to_string(), state)?;
             step.writes.push(stored);
         }
         Ok(())
@@ -292,7 +329,7 @@ impl Root {
         if withdrawn && !waits {
             self.instances.remove(id);
             step.writes
-                .push(state::delete(state::INSTANCE, id.to_string()));
+                .push(Write::delete(state::INSTANCE, id.to_string()));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use weald_proto::id::{Label, Organisation};
+use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{InstanceId, ServiceName};
 
 use crate::addresses::AddressError;
@@ -71,8 +71,21 @@ pub enum Command {
     },
     /// A cluster shall be gone; what it had counts as gone.
     RemoveCluster(Label),
-    /// Keys (SHA-256 of their SubjectPublicKeyInfo) and organisations are not to be trusted.
-    Revoke(Vec<[u8; 32]>, Vec<Organisation>),
+    /// Somebody is not to be trusted any more, for ever.
+    Revoke(Distrusted),
+}
+
+/// Who is not to be trusted any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Distrusted {
+    /// Whoever has this key: SHA-256 of its SubjectPublicKeyInfo.
+    Key([u8; 32]),
+    /// A node, by the key that its cluster knows of it.
+    Node(NodeId),
+    /// A cluster, and with it everything that it has signed.
+    Cluster(Label),
+    /// An organisation: its services, and the nodes of the clusters that it owns.
+    Organisation(Organisation),
 }
 
 /// What a command has led to.
@@ -122,6 +135,14 @@ pub enum CommandError {
         service: ServiceName,
         /// How many were asked for.
         wanted: u32,
+    },
+    /// It is not to be trusted any more.
+    #[error("{what} is revoked, and stays so; {remedy}")]
+    Revoked {
+        /// Who.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// A fault of the program.
     #[error(transparent)]

@@ -1,12 +1,12 @@
 //! What users and operators want: each command is checked whole before anything changes.
 
-use weald_proto::control::RootToCluster;
+use weald_proto::control::{Phase, RootToCluster};
 use weald_proto::name::{InstanceId, ServiceName};
 
 use super::state::{self, Removed};
 use super::{Command, CommandError, Done, Instance, MAX_INSTANCES, Root, Scope, Service, Step};
 use crate::Now;
-use crate::record::RecordError;
+use crate::record::{RecordError, Write};
 
 impl Root {
     /// Does what somebody wants; the answer may be told once the step is committed.
@@ -44,8 +44,12 @@ impl Root {
             }
             Command::Deploy(id) => {
                 let service = self.scoped_service(&id, scope)?.clone();
-                let running = self.count(&service.spec.name);
-                self.scale(&service, running.saturating_add(1), now, &mut step)?
+                let there = self.instances_of(&service.spec.name).len();
+                check_number(
+                    &service,
+                    u32::try_from(there).unwrap_or(u32::MAX).saturating_add(1),
+                )?;
+                self.add(&service, 1, now, &mut step)?
             }
             Command::Scale(id, to) => {
                 let service = self.scoped_service(&id, scope)?.clone();
@@ -69,8 +73,8 @@ impl Root {
                 self.remove_cluster(&name, now, &mut step)?;
                 Done::default()
             }
-            Command::Revoke(keys, organisations) => {
-                self.revoke(keys, organisations, &mut step)?;
+            Command::Revoke(who) => {
+                self.revoke(who, &mut step)?;
                 Done::default()
             }
         };
@@ -129,7 +133,7 @@ impl Root {
         }
         self.applications.remove(id);
         step.writes
-            .push(state::delete(state::APPLICATION, id.to_owned()));
+            .push(Write::delete(state::APPLICATION, id.to_owned()));
         Ok(())
     }
 
@@ -149,9 +153,9 @@ impl Root {
             at: now.unix,
         };
         let key = removed.name.to_string();
-        step.writes.push(state::put(state::REMOVED, key, &removed)?);
+        step.writes.push(Write::put(state::REMOVED, key, &removed)?);
         step.writes
-            .push(state::delete(state::SERVICE, service.id.clone()));
+            .push(Write::delete(state::SERVICE, service.id.clone()));
         self.addresses.release(&removed.name, now);
         self.sign_removed(&removed, step);
         self.removed.insert(removed.name.clone(), removed);
@@ -173,10 +177,6 @@ impl Root {
             .collect()
     }
 
-    fn count(&self, service: &ServiceName) -> u32 {
-        u32::try_from(self.instances_of(service).len()).unwrap_or(u32::MAX)
-    }
-
     fn scale(
         &mut self,
         service: &Service,
@@ -185,21 +185,40 @@ impl Root {
         step: &mut Step,
     ) -> Result<Done, CommandError> {
         let name = &service.spec.name;
-        if to > MAX_INSTANCES {
-            return Err(CommandError::TooMany {
-                service: name.clone(),
-                wanted: to,
-            });
+        check_number(service, to)?;
+        let has_failed = |id: &InstanceId| {
+            let known = self.instances.get(id);
+            known.is_some_and(|it| it.phase() == Phase::Failed)
+        };
+        // What has failed does not run, and others take its place.
+        let all = self.instances_of(name);
+        let (failed, there): (Vec<_>, Vec<_>) = all.into_iter().partition(has_failed);
+        for id in &failed {
+            self.withdraw(id, step)?;
         }
-        let there = self.instances_of(name);
-        let count = self.count(name);
+        let count = u32::try_from(there.len()).unwrap_or(u32::MAX);
         // The newest go first.
         let excess = usize::try_from(count.saturating_sub(to)).unwrap_or(usize::MAX);
         for id in there.iter().rev().take(excess) {
             self.withdraw(id, step)?;
         }
+        self.add(service, to.saturating_sub(count), now, step)
+    }
+
+    /// Has more instances of a service run.
+    fn add(
+        &mut self,
+        service: &Service,
+        number: u32,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<Done, CommandError> {
+        let name = &service.spec.name;
         let mut done = Done::default();
-        for _ in count..to {
+        if number > 0 {
+            self.must_trust(&service.spec.organisation)?;
+        }
+        for _ in 0..number {
             let Some(known) = self.services.get_mut(&service.id) else {
                 break;
             };
@@ -208,7 +227,7 @@ impl Root {
                 number: known.next_instance,
             };
             known.next_instance += 1;
-            let stored = state::put(state::SERVICE, service.id.clone(), known)?;
+            let stored = Write::put(state::SERVICE, service.id.clone(), known)?;
             step.writes.push(stored);
             self.instances.insert(id.clone(), Instance::new(id.clone()));
             self.request(&id, now, step)?;
@@ -236,7 +255,11 @@ impl Root {
         Ok(self.withdraw(&id, step)?)
     }
 
-    fn undeploy_all(&mut self, service: &ServiceName, step: &mut Step) -> Result<(), RecordError> {
+    pub(super) fn undeploy_all(
+        &mut self,
+        service: &ServiceName,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
         for id in self.instances_of(service) {
             self.withdraw(&id, step)?;
         }
@@ -262,4 +285,14 @@ impl Root {
         self.end_if_gone(id, step);
         Ok(())
     }
+}
+
+fn check_number(service: &Service, wanted: u32) -> Result<(), CommandError> {
+    if wanted > MAX_INSTANCES {
+        return Err(CommandError::TooMany {
+            service: service.spec.name.clone(),
+            wanted,
+        });
+    }
+    Ok(())
 }

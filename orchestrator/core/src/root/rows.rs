@@ -4,18 +4,28 @@ use std::collections::BTreeSet;
 
 use weald_proto::addr::Dual;
 use weald_proto::control::RootToCluster;
-use weald_proto::id::Label;
+use weald_proto::id::{Label, Organisation};
+use weald_proto::name::ServiceName;
 use weald_proto::statement::{ServiceStatement, Signed, Statement};
-use weald_proto::table::LanePolicy;
+use weald_proto::table::{AcceptPolicy, LanePolicy};
 
 use super::state::{self, Removed};
 use super::{Effect, Root, Service, Step, signed_or_fault};
 use crate::Now;
 use crate::cluster::LEASE_LIFE;
 use crate::interests::Subject;
+use crate::record::Write;
 use crate::trust;
 
 impl Root {
+    /// Whose service it is, or was while its instances are being stopped.
+    #[must_use]
+    pub fn owner_of(&self, service: &ServiceName) -> Option<&Organisation> {
+        let known = self.service_named(service);
+        let removed = || self.removed.get(service).map(|it| &it.organisation);
+        known.map(|it| &it.spec.organisation).or_else(removed)
+    }
+
     /// Signs the row of a service.
     pub(super) fn sign_service(&mut self, service: &Service, step: &mut Step) {
         let spec = &service.spec;
@@ -27,6 +37,7 @@ impl Root {
             round_robin: spec.round_robin,
             closest: spec.closest,
             lane: spec.lane,
+            accept: spec.accept,
         });
         self.sign(&statement, step);
     }
@@ -41,6 +52,7 @@ impl Root {
             round_robin: Dual::default(),
             closest: Dual::default(),
             lane: LanePolicy::Auto,
+            accept: AcceptPolicy::Late,
         });
         self.sign(&statement, step);
     }
@@ -135,7 +147,7 @@ impl Root {
         for name in old {
             self.removed.remove(&name);
             step.writes
-                .push(state::delete(state::REMOVED, name.to_string()));
+                .push(Write::delete(state::REMOVED, name.to_string()));
             self.rows.forget(&Subject::Service(name));
         }
     }

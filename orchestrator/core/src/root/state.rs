@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use weald_proto::addr::Dual;
-use weald_proto::control::{Generation, Phase};
+use weald_proto::control::{Generation, Phase, Reason};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName};
 use weald_proto::sla::Microservice;
@@ -14,7 +14,7 @@ use weald_proto::statement::Revocations;
 
 use crate::explain::History;
 use crate::lifecycle::Life;
-use crate::record::{Record, RecordError, Write};
+use crate::record::{Record, RecordError};
 use crate::sla::Link;
 
 /// The one record of [`Counters`], under the key [`ONLY`].
@@ -124,6 +124,31 @@ impl Instance {
     pub const fn phase(&self) -> Phase {
         self.life.phase()
     }
+
+    /// Whether it waits although it fits nowhere: since it was taken last, everybody who refused it
+    /// did so for what there is, not for what may pass.
+    #[must_use]
+    pub fn fits_nowhere(&self) -> bool {
+        let waits = self.phase() == Phase::Requested && self.cluster.is_none();
+        let attempts = self.history.attempts().rev();
+        let mut refusals = attempts
+            .take_while(|it| it.taken.is_none())
+            .flat_map(|it| &it.refusals)
+            .peekable();
+        !self.withdrawn
+            && waits
+            && refusals.peek().is_some()
+            && refusals.all(|refusal| match refusal.reason {
+                Reason::Insufficient { .. }
+                | Reason::Runtime { .. }
+                | Reason::Constraint { .. }
+                | Reason::PortTaken { .. } => true,
+                Reason::Unavailable { .. }
+                | Reason::NoAddress
+                | Reason::Deadline { .. }
+                | Reason::Failed { .. } => false,
+            })
+    }
 }
 
 /// A cluster.
@@ -215,16 +240,5 @@ impl Loaded {
             }
         }
         Ok(loaded)
-    }
-}
-
-pub(super) fn put<T: Serialize>(kind: &str, key: String, value: &T) -> Result<Write, RecordError> {
-    Record::new(kind, key, value).map(Write::Put)
-}
-
-pub(super) fn delete(kind: &str, key: String) -> Write {
-    Write::Delete {
-        kind: kind.to_owned(),
-        key,
     }
 }

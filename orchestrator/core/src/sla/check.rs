@@ -14,7 +14,7 @@ use weald_proto::spec::{Resources, ServiceSpec};
 
 use super::fault::{Fault, Faults, SlaError};
 use super::read::{self, Form};
-use super::{ApplicationDraft, Context, MAX_SERVICES, ServiceDraft, parts};
+use super::{ApplicationDraft, Context, MAX_SERVICES, ServiceDraft, lanes, parts};
 
 /// Checks one SLA.
 pub(super) struct Checker<'a> {
@@ -171,9 +171,10 @@ impl<'a> Checker<'a> {
         let command = parts::command(&at("cmd"), written.command, faults);
         let environment = parts::environment(&at("environment"), written.environment, faults);
         let ports = parts::ports(&at("port"), written.port, faults);
-        let lane = parts::lane(&at("lane"), written.lane, faults);
+        let lane = lanes::lane(&at("lane"), written.lane, faults);
+        let accept = lanes::accept(&at("accept"), written.accept, faults);
         let scheduler =
-            (written.scheduler).and_then(|text| parts::any_label(&at("scheduler"), &text, faults));
+            (written.scheduler).and_then(|text| parts::scheduler(&at("scheduler"), &text, faults));
         let millicpus = parts::millicpus(&at("vcpus"), written.vcpus, faults);
         let name = ServiceName {
             application: application?.clone(),
@@ -187,6 +188,7 @@ impl<'a> Checker<'a> {
             round_robin,
             closest,
             lane,
+            accept,
             runtime: runtime?,
             code: code?,
             command,
@@ -200,7 +202,8 @@ impl<'a> Checker<'a> {
                 bandwidth_in_kbit: written.bandwidth_in.unwrap_or_default(),
                 bandwidth_out_kbit: written.bandwidth_out.unwrap_or_default(),
             },
-            ports,
+            ports: ports.mapped,
+            listens: ports.listens,
             one_shot: written.one_shot.unwrap_or_default(),
             constraints: placed.constraints,
             scheduler,
@@ -251,7 +254,7 @@ impl<'a> Checker<'a> {
             (
                 "sla_violation_strategy",
                 some(&written.violation_strategy),
-                "an instance that breaks its SLA is always replaced; leave it out",
+                "there is no choice of strategies; leave it out",
             ),
             (
                 "state",

@@ -8,10 +8,11 @@ use std::time::Duration;
 use weald_proto::id::Label;
 use weald_proto::sla;
 use weald_proto::spec::{Constraint, Place, Runtime};
-use weald_proto::table::{LanePolicy, PortMapping};
+use weald_proto::table::PortMapping;
 
 use super::fault::{Fault, Faults};
 use super::{Link, LinkKind};
+use crate::schedule;
 
 /// What a name is.
 pub(super) const LABEL: &str = "1 to 30 letters and digits";
@@ -32,12 +33,6 @@ const RUNTIMES: [(&str, Runtime); 7] = [
     ("wasm", Runtime::Wasm),
 ];
 
-const LANES: [(&str, LanePolicy); 3] = [
-    ("auto", LanePolicy::Auto),
-    ("l3", LanePolicy::L3),
-    ("l4", LanePolicy::L4),
-];
-
 const LINKS: [(&str, LinkKind); 3] = [
     ("latency", LinkKind::Latency),
     ("bandwidth", LinkKind::Bandwidth),
@@ -55,12 +50,7 @@ pub(super) fn runtime(path: &str, text: Option<String>, faults: &mut Faults) -> 
     word(path, "runtime", &text, &RUNTIMES, faults)
 }
 
-pub(super) fn lane(path: &str, text: Option<String>, faults: &mut Faults) -> LanePolicy {
-    text.and_then(|text| word(path, "lane", &text, &LANES, faults))
-        .unwrap_or_default()
-}
-
-fn word<T: Copy>(
+pub(super) fn word<T: Copy>(
     path: &str,
     what: &'static str,
     text: &str,
@@ -162,6 +152,9 @@ pub(super) fn environment(
     variables
 }
 
+/// How ports are written.
+const PORT_RULE: &str = "HOST:INSTANCE, HOST:INSTANCE/udp or, for TCP without a port of the host, :INSTANCE, with ports 1 to 65535, several with ';' between";
+
 /// A port alone is the same port outside and inside.
 fn both_sides(text: &str) -> String {
     let port = text.split('/').next().unwrap_or_default();
@@ -172,28 +165,51 @@ fn both_sides(text: &str) -> String {
     }
 }
 
-pub(super) fn ports(path: &str, text: Option<String>, faults: &mut Faults) -> Vec<PortMapping> {
+/// The port of `:INSTANCE` or `:INSTANCE/tcp`, without its colon.
+fn inside(text: &str) -> Option<u16> {
+    let port = text.strip_suffix("/tcp").unwrap_or(text);
+    let mapping: Option<PortMapping> = format!("{port}:{port}").parse().ok();
+    mapping.map(|it| it.instance)
+}
+
+/// What a service says of its ports.
+#[derive(Debug, Default)]
+pub(super) struct Ports {
+    /// Those that ports of the host lead to.
+    pub(super) mapped: Vec<PortMapping>,
+    /// TCP ports that it listens on besides.
+    pub(super) listens: Vec<u16>,
+}
+
+pub(super) fn ports(path: &str, text: Option<String>, faults: &mut Faults) -> Ports {
     let text = text.unwrap_or_default();
-    let mut mappings: Vec<PortMapping> = Vec::new();
+    let mut ports = Ports::default();
     if text.is_empty() {
-        return mappings;
+        return ports;
     }
-    for part in text.split(';') {
-        let Ok(mapping) = both_sides(part.trim()).parse::<PortMapping>() else {
-            let rule = "HOST:INSTANCE or HOST:INSTANCE/udp with ports 1 to 65535, several with ';' between";
-            faults.value(path, part, rule);
+    for part in text.split(';').map(str::trim) {
+        if let Some(port) = part.strip_prefix(':') {
+            match inside(port) {
+                Some(port) if !ports.listens.contains(&port) => ports.listens.push(port),
+                Some(_) => {}
+                None => faults.value(path, part, PORT_RULE),
+            }
+            continue;
+        }
+        let Ok(mapping) = both_sides(part).parse::<PortMapping>() else {
+            faults.value(path, part, PORT_RULE);
             continue;
         };
         let same = |m: &&PortMapping| m.host == mapping.host && m.transport == mapping.transport;
-        if let Some(first) = mappings.iter().find(same) {
+        if let Some(first) = ports.mapped.iter().find(same) {
             let what = format!("port {}/{}", mapping.host, mapping.transport.word());
             let first = format!("\"{first}\"");
             faults.add(path, Fault::Taken { what, first });
         } else {
-            mappings.push(mapping);
+            ports.mapped.push(mapping);
         }
     }
-    mappings
+    ports
 }
 
 pub(super) fn millicpus(path: &str, vcpus: Option<u32>, faults: &mut Faults) -> u32 {
@@ -204,7 +220,17 @@ pub(super) fn millicpus(path: &str, vcpus: Option<u32>, faults: &mut Faults) -> 
     })
 }
 
-/// A name of a cluster, node or scheduler, which need only be a DNS label.
+/// The name of a scheduler that there is.
+pub(super) fn scheduler(path: &str, text: &str, faults: &mut Faults) -> Option<Label> {
+    let known: Vec<&str> = schedule::names().collect();
+    if !known.contains(&text) {
+        faults.unknown(path, "scheduler", text, &known);
+        return None;
+    }
+    any_label(path, text, faults)
+}
+
+/// A name of a cluster or node, which need only be a DNS label.
 pub(super) fn any_label(path: &str, text: &str, faults: &mut Faults) -> Option<Label> {
     let label = Label::new(text).ok();
     if label.is_none() {

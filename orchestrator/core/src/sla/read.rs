@@ -89,6 +89,7 @@ pub(super) fn microservice(
         }),
         args: fields.texts("args", faults),
         lane: fields.text("lane", faults),
+        accept: fields.text("accept", faults),
         scheduler: fields.text("scheduler", faults),
     })
 }

@@ -8,7 +8,7 @@ use weald_proto::addr::{Dual, Pools};
 use weald_proto::id::Organisation;
 use weald_proto::name::Zone;
 use weald_proto::spec::{Constraint, Place, Resources, Runtime};
-use weald_proto::table::LanePolicy;
+use weald_proto::table::{AcceptPolicy, LanePolicy};
 
 use super::*;
 use crate::samples::label;
@@ -34,6 +34,7 @@ fn example_a_is_the_smallest_container() {
     );
     assert_eq!(spec.ports, ["8080:80/tcp".parse().unwrap()]);
     assert_eq!((spec.lane, spec.one_shot), (LanePolicy::Auto, false));
+    assert_eq!(spec.accept, AcceptPolicy::Late);
     assert_eq!(spec.convergence, Duration::from_secs(300));
 }
 
@@ -114,6 +115,21 @@ fn example_c_keeps_what_oakestra_ignores() {
         threshold: 15.0,
     };
     assert_eq!(draft.connectivity, [link]);
+    // What of it is not acted on, or in part only, is said.
+    let told: Vec<_> = unheeded(&draft.written)
+        .into_iter()
+        .map(|(field, why)| (field, why.contains("nothing acts on it yet")))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("connectivity", true),
+            ("vgpus", false),
+            ("bandwidth_in", false),
+            ("bandwidth_out", false),
+            ("storage", false),
+        ]
+    );
 }
 
 #[test]
@@ -172,15 +188,19 @@ fn runtimes_lanes_ports_and_variables_are_read() {
     service["code"] = json!("http://a/x,http://a/y");
     service["arch"] = json!(["amd64", "arm64"]);
     service["lane"] = json!("l4");
-    service["scheduler"] = json!("latency-geo");
+    service["accept"] = json!("early");
+    service["scheduler"] = json!("best-fit");
     service["target_node"] = json!("n1");
-    service["port"] = json!("80:80/udp;443:443/tcp;80:81;53/udp;9080");
+    service["port"] = json!("80:80/udp;443:443/tcp;80:81;53/udp;9080; :8000;:8001/tcp;:8000");
     service["environment"] = json!(["A=1", "B=x=y", "C="]);
     let drafts = check(&sla).unwrap();
     let spec = &drafts[0].services[0].spec;
     assert_eq!(spec.code, "amd64=http://a/x,arm64=http://a/y");
-    assert_eq!(spec.lane, LanePolicy::L4);
-    assert_eq!(spec.scheduler, Some(label("latency-geo")));
+    assert_eq!(
+        (spec.lane, spec.accept),
+        (LanePolicy::L4, AcceptPolicy::Early)
+    );
+    assert_eq!(spec.scheduler, Some(label("best-fit")));
     let node = Constraint::Direct {
         cluster: None,
         node: Some(label("n1")),
@@ -197,6 +217,11 @@ fn runtimes_lanes_ports_and_variables_are_read() {
             "9080:9080/tcp"
         ]
     );
+    assert_eq!(spec.listens, [8000, 8001]);
+    assert_eq!(
+        Vec::from_iter(spec.tcp_ports()),
+        [81, 443, 8000, 8001, 9080]
+    );
     let pair = |k: &str, v: &str| (k.to_string(), v.to_string());
     assert_eq!(
         spec.environment,
@@ -207,7 +232,7 @@ fn runtimes_lanes_ports_and_variables_are_read() {
 #[test]
 fn each_wrong_field_is_reported_in_full() {
     const S: &str = "$.applications[0].microservices[0]";
-    const FIELDS: &str = "microserviceID, microservice_name, microservice_namespace, virtualization, code, arch, cmd, environment, memory, vcpus, vgpus, vtpus, bandwidth_in, bandwidth_out, storage, port, one_shot, privileged, volumes, addresses, constraints, connectivity, sla_violation_strategy, target_node, state, added_files, args, lane, scheduler";
+    const FIELDS: &str = "microserviceID, microservice_name, microservice_namespace, virtualization, code, arch, cmd, environment, memory, vcpus, vgpus, vtpus, bandwidth_in, bandwidth_out, storage, port, one_shot, privileged, volumes, addresses, constraints, connectivity, sla_violation_strategy, target_node, state, added_files, args, lane, accept, scheduler";
     let geo = |location: &str, threshold: f64| json!([{"type":"geo","location":location,"threshold":threshold}]);
     let cases: Vec<(&str, Value, String)> = vec![
         (
@@ -249,7 +274,7 @@ fn each_wrong_field_is_reported_in_full() {
             "port",
             json!("80:80/sctp"),
             format!(
-                "{S}.port: \"80:80/sctp\" is not allowed; write HOST:INSTANCE or HOST:INSTANCE/udp with ports 1 to 65535, several with ';' between"
+                "{S}.port: \"80:80/sctp\" is not allowed; write HOST:INSTANCE, HOST:INSTANCE/udp or, for TCP without a port of the host, :INSTANCE, with ports 1 to 65535, several with ';' between"
             ),
         ),
         (
@@ -361,6 +386,13 @@ fn each_wrong_field_is_reported_in_full() {
             format!("{S}.lane: unknown lane \"l5\"; allowed are auto, l3, l4"),
         ),
         (
+            "accept",
+            json!("erly"),
+            format!(
+                "{S}.accept: unknown time of acceptance \"erly\"; allowed are late, early; did you mean \"early\"?"
+            ),
+        ),
+        (
             "lane",
             json!("autp"),
             format!(
@@ -369,9 +401,9 @@ fn each_wrong_field_is_reported_in_full() {
         ),
         (
             "scheduler",
-            json!("a b"),
+            json!("best-fti"),
             format!(
-                "{S}.scheduler: \"a b\" is not allowed; write 1 to 63 letters, digits and '-' between them"
+                "{S}.scheduler: unknown scheduler \"best-fti\"; allowed are best-fit; did you mean \"best-fit\"?"
             ),
         ),
         (

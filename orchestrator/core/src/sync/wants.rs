@@ -48,6 +48,9 @@ pub struct Heard {
     pub lost: Vec<InstanceId>,
     /// Whether to acknowledge the report; stale ones are not.
     pub acknowledge: bool,
+    /// Reports that were taken for nothing: of an instance that nobody wants, or of a later life than
+    /// was ever wanted.
+    pub refused: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -253,6 +256,7 @@ impl<T: Clone> Wants<T> {
         let Some(entry) = self.entries.get_mut(&report.instance) else {
             // Nobody wants it: it shall be gone. Its end is no news.
             if report.phase != Phase::Terminated {
+                heard.refused += 1;
                 let generation = report.generation;
                 self.set(report.instance.clone(), Want::Gone { generation });
             }
@@ -265,6 +269,7 @@ impl<T: Clone> Wants<T> {
                     self.entries.remove(&report.instance);
                     heard.gone.push(report.instance.clone());
                 } else if report.generation > generation {
+                    heard.refused += 1;
                     let generation = report.generation;
                     self.set(report.instance.clone(), Want::Gone { generation });
                 }
@@ -274,7 +279,12 @@ impl<T: Clone> Wants<T> {
                     entry.answered = true;
                     entry.over |= is_over(report.phase);
                     heard.changed.push(report.clone());
-                } else if !entry.over {
+                    return;
+                }
+                if report.generation > generation {
+                    heard.refused += 1;
+                }
+                if !entry.over {
                     // It speaks of another life: it has not heard of this one.
                     entry.answered = false;
                 }

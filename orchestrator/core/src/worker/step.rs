@@ -1,5 +1,7 @@
 //! What a worker is told and what it answers, as values. What it makes of them is its parent's.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use weald_proto::addr::Dual;
 use weald_proto::control::{ClusterToWorker, Generation, WorkerToCluster};
@@ -22,6 +24,10 @@ pub struct Work {
 pub enum RuntimeEvent {
     /// It runs, newly started or taken up again.
     Running,
+    /// Of those ports that were asked about, it listens on all.
+    Listens,
+    /// It runs, and does not listen on all ports that were asked about yet; why it is said now.
+    Quiet(String),
     /// It could not be started.
     NotStarted(String),
     /// It has ended by itself.
@@ -84,6 +90,15 @@ pub enum Effect {
         generation: Generation,
         /// What it is.
         work: Box<Work>,
+    },
+    /// Says when a life that runs listens on all these TCP ports, and now and then that it does not.
+    Await {
+        /// Which instance.
+        instance: InstanceId,
+        /// Which life.
+        generation: Generation,
+        /// The ports, as the instance has them.
+        ports: BTreeSet<u16>,
     },
     /// Ends every life up to this one, and says Stopped of this one, also when nothing ran.
     Stop {

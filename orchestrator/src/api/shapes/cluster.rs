@@ -1,6 +1,5 @@
 //! A cluster, as clients of Oakestra read it.
 
-use orchestrator_core::Now;
 use orchestrator_core::root::ClusterState;
 use serde::Serialize;
 use serde_json::Value;
@@ -51,6 +50,7 @@ pub(in crate::api) struct ClusterView {
     #[schema(value_type = Vec<Object>)]
     memory_history: [Value; 0],
     /// Seconds since 1970.
+    /// Seconds since 1970 of what it said last.
     last_modified_timestamp: f64,
 }
 
@@ -59,7 +59,7 @@ impl ClusterView {
         state: &ClusterState,
         standing: Standing,
         aggregate: Option<&Aggregate>,
-        now: Now,
+        last_known: u64,
     ) -> Self {
         let name = state.name.to_string();
         let location = location(state.place.as_ref());
@@ -100,7 +100,7 @@ impl ClusterView {
             csi_drivers: [],
             cpu_history: [],
             memory_history: [],
-            last_modified_timestamp: super::seconds(now.unix),
+            last_modified_timestamp: super::seconds(last_known),
         }
     }
 }

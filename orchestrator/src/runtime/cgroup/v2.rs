@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{CONTROLLERS, Cgroups};
+use super::{CONTROLLERS, Cgroups, Hierarchy};
 
 /// The group that the worker moves into when it must leave its own.
 const WORKER: &str = "weald.worker";
@@ -16,6 +16,19 @@ pub(super) fn above_worker(own: PathBuf) -> PathBuf {
         Some(above) if own.ends_with(WORKER) => above.to_owned(),
         Some(_) | None => own,
     }
+}
+
+/// Where groups may be made unless a parent is named, the first that lends controllers.
+pub(super) fn candidates(hierarchy: &Hierarchy) -> Vec<PathBuf> {
+    let mut folders = vec![above_worker(hierarchy.own.clone()), hierarchy.mount.clone()];
+    folders.dedup();
+    folders
+}
+
+/// The groups that a worker may have moved into, there or not.
+pub(super) fn worker_groups(hierarchy: &Hierarchy) -> Vec<PathBuf> {
+    let folders = candidates(hierarchy).into_iter();
+    folders.map(|folder| folder.join(WORKER)).collect()
 }
 
 /// Takes the first candidate that lends all the controllers it has; or the first at all, which

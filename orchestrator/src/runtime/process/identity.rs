@@ -33,7 +33,11 @@ pub(crate) enum Found {
 impl Identity {
     /// The calling process.
     pub(crate) fn own() -> io::Result<Self> {
-        let pid = std::process::id().cast_signed();
+        Self::of(std::process::id().cast_signed())
+    }
+
+    /// The process that has an id now.
+    pub(crate) fn of(pid: i32) -> io::Result<Self> {
         Ok(Self {
             pid,
             began: began(pid)?,
@@ -116,11 +120,7 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = child.id().cast_signed();
-        let identity = Identity {
-            pid,
-            began: began(pid).unwrap(),
-            boot: boot().unwrap(),
-        };
+        let identity = Identity::of(pid).unwrap();
         assert!(matches!(identity.find().unwrap(), Found::There(_)));
         child.kill().unwrap();
         child.wait().unwrap();

@@ -4,6 +4,7 @@
 //! It remembers nothing that its lives' folders do not say, so it goes when nothing runs and
 //! nothing is asked.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use super::supervised::{self, Running, Standing, Watched};
 use super::usage::{self, Sample};
 use super::{Keepers, Shared};
 use crate::runtime::Launch;
+use crate::runtime::listening::{Looking, Seen};
 
 /// How much longer than the instance's grace a supervisor may take to end it before it is killed
 /// itself: it waits for what it killed, and writes files.
@@ -36,6 +38,7 @@ const UNKNOWN_STATUS: i32 = 1;
 #[derive(Debug)]
 pub(super) enum Task {
     Start(Box<Launch>),
+    Await(Generation, BTreeSet<u16>),
     Stop(Generation),
     TakeUp(Generation),
     Measure,
@@ -58,6 +61,8 @@ struct Current {
     running: Arc<Running>,
     watched: Watched,
     sample: Sample,
+    /// While it is looked whether it listens.
+    looking: Option<Looking>,
 }
 
 impl Keeper {
@@ -104,6 +109,7 @@ impl Keeper {
     async fn handle(&mut self, task: Task) {
         match task {
             Task::Start(launch) => self.start(*launch).await,
+            Task::Await(generation, ports) => self.await_listening(generation, &ports).await,
             Task::Stop(generation) => {
                 self.end_lives(|present| present <= generation).await;
                 self.say(generation, RuntimeEvent::Stopped);
@@ -193,8 +199,38 @@ impl Keeper {
             running,
             watched,
             sample,
+            looking: None,
         });
         self.say(generation, RuntimeEvent::Running);
+    }
+
+    async fn await_listening(&mut self, generation: Generation, ports: &BTreeSet<u16>) {
+        let current = self.current.as_ref();
+        let Some(current) = current.filter(|it| it.generation == generation) else {
+            return;
+        };
+        let netns = current.running.order.netns.clone();
+        let looking = loop {
+            let (events, instance) = (self.shared.events.clone(), self.instance.clone());
+            let say = move |seen| {
+                let event = match seen {
+                    Seen::All => RuntimeEvent::Listens,
+                    Seen::Missing(why) => RuntimeEvent::Quiet(why),
+                };
+                // Nobody listens when the worker is on its way out.
+                let _ = events.send((instance.clone(), generation, event));
+            };
+            match Looking::start(netns.clone(), ports.clone(), say) {
+                Ok(looking) => break looking,
+                Err(error) => self
+                    .trouble("look whether it listens", &error)
+                    .await
+                    .unwrap_or(()),
+            }
+        };
+        if let Some(current) = &mut self.current {
+            current.looking = Some(looking);
+        }
     }
 
     async fn handle_end(&mut self) {

@@ -2,11 +2,16 @@
 
 use super::*;
 
+mod quiet;
+
 /// Paths with a simulated wire: each path has a delay, or does not answer.
 struct Wire {
     paths: Paths,
     now: Instant,
     delays: Vec<(Path, Option<Duration>)>,
+    /// A path that loses every so manieth probe.
+    lossy: Option<(Path, u32)>,
+    probes: u32,
     in_flight: Vec<(Instant, Path, u64)>,
     switches: Vec<(Instant, Path, Reason)>,
     dead: u32,
@@ -23,6 +28,8 @@ impl Wire {
                 .iter()
                 .map(|(p, ms)| (*p, ms.map(Duration::from_millis)))
                 .collect(),
+            lossy: None,
+            probes: 0,
             in_flight: Vec::new(),
             switches: Vec::new(),
             dead: 0,
@@ -42,7 +49,10 @@ impl Wire {
             match event {
                 PathEvent::Probe { path, nonce } => {
                     let delay = self.delays.iter().find(|(p, _)| *p == path).unwrap().1;
-                    if let Some(delay) = delay {
+                    let (lossy, nth) = self.lossy.unwrap_or((path, u32::MAX));
+                    self.probes += u32::from(lossy == path);
+                    let is_lost = lossy == path && self.probes.is_multiple_of(nth);
+                    if let Some(delay) = delay.filter(|_| !is_lost) {
                         self.in_flight.push((self.now + delay, path, nonce));
                     }
                 }
@@ -73,6 +83,22 @@ impl Wire {
         }
         self.now = end;
         self.drain();
+    }
+}
+
+impl Wire {
+    /// Runs while a packet of the session comes over `path` every `interval`.
+    fn run_busy(&mut self, for_: Duration, interval: Duration, path: Path) {
+        let end = self.now + for_;
+        while self.now < end {
+            self.paths.note_packet(path, self.now);
+            self.run(interval);
+        }
+    }
+
+    fn sent(&self, path: Path) -> u64 {
+        let mut views = self.paths.views(self.now);
+        views.find(|view| view.path == path).unwrap().sent
     }
 }
 
@@ -246,4 +272,230 @@ fn candidates_are_bounded() {
         wire.paths.add(direct(port), wire.now);
     }
     assert_eq!(wire.paths.views(wire.now).count(), MAX_CANDIDATES);
+}
+
+#[test]
+fn a_path_that_loses_a_fifth_is_left_and_taken_back_when_it_loses_none() {
+    let mut wire = Wire::new(&[(relay(), Some(20)), (direct(1), Some(5))]);
+    wire.paths.handle_handshake(direct(1), wire.now);
+    wire.paths.add(relay(), wire.now);
+    wire.run(10 * SECOND);
+    assert_eq!(wire.paths.active(), Some(direct(1)));
+    wire.lossy = Some((direct(1), 5));
+    wire.run(30 * SECOND);
+    let last = *wire.switches.last().unwrap();
+    assert_eq!((last.1, last.2), (relay(), Reason::LessLoss));
+    wire.run(120 * SECOND);
+    assert_eq!(
+        wire.switches.len(),
+        2,
+        "it does not flap: {:?}",
+        wire.switches
+    );
+    wire.lossy = None;
+    wire.run(75 * SECOND);
+    let last = *wire.switches.last().unwrap();
+    assert_eq!((last.1, last.2), (direct(1), Reason::DirectPreferred));
+    assert_eq!((wire.switches.len(), wire.dead), (3, 0));
+}
+
+#[test]
+fn a_little_loss_and_an_outage_are_no_reason_to_stay_away() {
+    let mut wire = Wire::new(&[(relay(), Some(20)), (direct(1), Some(5))]);
+    wire.paths.handle_handshake(direct(1), wire.now);
+    wire.paths.add(relay(), wire.now);
+    wire.lossy = Some((direct(1), 20));
+    wire.run(300 * SECOND);
+    assert_eq!(wire.switches.len(), 1, "{:?}", wire.switches);
+    wire.lossy = None;
+    wire.set(direct(1), None);
+    wire.run(60 * SECOND);
+    assert_eq!(wire.paths.active(), Some(relay()));
+    wire.set(direct(1), Some(5));
+    wire.run(SILENT_INTERVAL + SECOND);
+    assert_eq!(wire.paths.active(), Some(direct(1)));
+}
+
+#[test]
+fn of_two_relays_the_near_one_is_used_while_it_is_near() {
+    let near = Path::Relay {
+        relay: RelayIndex(1),
+        peer: 4,
+    };
+    let mut wire = Wire::new(&[(relay(), Some(60)), (near, Some(20))]);
+    wire.paths.handle_handshake(relay(), wire.now);
+    wire.paths.add(near, wire.now);
+    wire.run(5 * SECOND);
+    let last = *wire.switches.last().unwrap();
+    assert_eq!((last.1, last.2), (near, Reason::Shorter));
+    wire.set(near, Some(150));
+    wire.run(RTT_WINDOW + 3 * SECOND);
+    assert_eq!(wire.paths.active(), Some(relay()));
+    wire.set(near, Some(55));
+    wire.run(60 * SECOND);
+    assert_eq!(wire.switches.len(), 3, "a little nearer is not enough");
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A direct path in use that packets come over every 20 ms, and a relay that answers.
+fn busy() -> Wire {
+    let mut wire = Wire::new(&[
+        (relay(), Some(20)),
+        (direct(1), Some(5)),
+        (direct(2), Some(6)),
+    ]);
+    wire.paths.handle_handshake(direct(1), wire.now);
+    wire.paths.add(relay(), wire.now);
+    wire.run_busy(SECOND * 3 / 2, 20 * MS, direct(1));
+    assert_eq!(wire.paths.active(), Some(direct(1)));
+    wire
+}
+
+#[test]
+fn a_busy_path_that_falls_silent_is_asked_and_packets_go_both_ways_meanwhile() {
+    let mut wire = busy();
+    wire.set(direct(1), None);
+    let sent = wire.sent(direct(1));
+    // The last packet came 20 ms ago.
+    wire.run(SILENCE - 21 * MS);
+    assert_eq!(
+        (wire.paths.second(wire.now), wire.sent(direct(1))),
+        (None, sent)
+    );
+    assert!(!wire.paths.is_in_doubt());
+    wire.run(MS);
+    assert_eq!(wire.paths.second(wire.now), Some(relay()));
+    assert_eq!(wire.sent(direct(1)), sent + 1);
+    assert!(wire.paths.is_in_doubt());
+    assert_eq!(wire.paths.active(), Some(direct(1)));
+    let asked = wire.now;
+    wire.run(SECOND);
+    let (at, to, reason) = *wire.switches.last().unwrap();
+    assert_eq!((to, reason), (relay(), Reason::FormerLost));
+    // The relay has answered by then, and the silent path had a round trip and a half, and 30 ms.
+    assert_eq!(at - asked, 37 * MS + MS / 2);
+    assert_eq!(wire.paths.second(wire.now), None);
+    // It is not taken back before it answers.
+    wire.run(3 * SECOND);
+    assert_eq!(wire.paths.active(), Some(relay()));
+    wire.set(direct(1), Some(5));
+    wire.run(SILENT_INTERVAL);
+    assert_eq!(wire.paths.active(), Some(direct(1)));
+    assert_eq!((wire.switches.len(), wire.dead), (3, 0));
+}
+
+#[test]
+fn a_path_that_has_just_taken_over_and_falls_silent_is_left_as_fast() {
+    let mut wire = Wire::new(&[(relay(), Some(20)), (direct(1), Some(5))]);
+    wire.paths.handle_handshake(relay(), wire.now);
+    wire.run_busy(SECOND, 20 * MS, relay());
+    wire.paths.add(direct(1), wire.now);
+    wire.run(6 * MS);
+    assert_eq!(wire.paths.active(), Some(direct(1)));
+    let since = wire.now;
+    wire.set(direct(1), None);
+    wire.run(SECOND / 2);
+    let (at, to, reason) = *wire.switches.last().unwrap();
+    assert_eq!((to, reason), (relay(), Reason::FormerLost));
+    assert!(at - since < SECOND / 4, "{:?}", at - since);
+}
+
+#[test]
+fn a_peer_that_was_busy_is_not_taken_for_a_path_that_is_gone() {
+    let mut wire = busy();
+    // It answers nobody for 300 ms, and then first over the relay.
+    wire.set(direct(1), Some(303));
+    wire.set(relay(), Some(300));
+    wire.run(SECOND);
+    assert_eq!(
+        (wire.switches.len(), wire.dead),
+        (1, 0),
+        "{:?}",
+        wire.switches
+    );
+}
+
+#[test]
+fn a_silent_path_is_kept_when_the_others_do_not_answer_either() {
+    let mut wire = busy();
+    wire.set(direct(1), None);
+    wire.set(relay(), None);
+    wire.run(SECOND / 2);
+    assert_eq!(wire.paths.active(), Some(direct(1)), "the host was busy");
+    wire.set(direct(1), Some(5));
+    wire.run(SECOND);
+    assert_eq!((wire.switches.len(), wire.dead), (1, 0));
+}
+
+#[test]
+fn a_pause_in_the_traffic_costs_one_probe() {
+    let mut wire = busy();
+    wire.run(SILENCE - 20 * MS);
+    assert_eq!(wire.paths.second(wire.now), Some(relay()));
+    wire.run(5 * MS);
+    assert_eq!(wire.paths.second(wire.now), None);
+    let sent = wire.sent(direct(1));
+    wire.run(SECOND * 9 / 10);
+    assert_eq!(wire.sent(direct(1)), sent, "silence says nothing any more");
+    assert_eq!(wire.switches.len(), 1);
+}
+
+#[test]
+fn packets_now_and_then_make_no_silence() {
+    let mut wire = busy();
+    wire.run(SECOND);
+    let sent = wire.sent(direct(1));
+    wire.run_busy(10 * SECOND, SILENCE + 10 * MS, direct(1));
+    let clock = 10 * SECOND.as_millis() / PROBE_INTERVAL.as_millis();
+    assert_eq!(u128::from(wire.sent(direct(1)) - sent), clock);
+}
+
+#[test]
+fn a_peer_whose_packets_come_from_elsewhere_has_moved() {
+    let mut wire = busy();
+    wire.set(direct(1), None);
+    // As the driver does: the packet was authentic, and nobody knew where it came from.
+    let came = wire.now;
+    wire.paths.add_learned(direct(2), came);
+    wire.run_busy(10 * MS, 2 * MS, direct(2));
+    let (at, to, reason) = *wire.switches.last().unwrap();
+    assert_eq!((to, reason), (direct(2), Reason::PeerMoved));
+    assert_eq!(at - came, 6 * MS, "one round trip");
+    assert_eq!(wire.paths.second(wire.now), None);
+    wire.run_busy(8 * SECOND, 20 * MS, direct(2));
+    assert_eq!(wire.paths.active(), Some(direct(2)));
+}
+
+#[test]
+fn neither_probes_nor_strays_from_elsewhere_move_packets() {
+    let mut wire = busy();
+    wire.paths.add_learned(direct(2), wire.now);
+    wire.paths.note_probe(direct(2), wire.now);
+    wire.run(10 * MS);
+    assert_eq!(wire.paths.active(), Some(direct(1)), "a probe only");
+
+    let mut wire = busy();
+    wire.paths.add_learned(direct(2), wire.now);
+    wire.paths.note_packet(direct(2), wire.now);
+    wire.run_busy(10 * MS, MS, direct(1));
+    assert_eq!(wire.paths.active(), Some(direct(1)), "it goes on as before");
+
+    let mut wire = busy();
+    wire.set(direct(2), None);
+    wire.paths.add_learned(direct(2), wire.now);
+    wire.run_busy(SECOND / 10, 20 * MS, direct(2));
+    assert_eq!(wire.paths.active(), Some(direct(1)), "nothing is proven");
+}
+
+#[test]
+fn a_change_of_path_goes_over_both_for_two_round_trips() {
+    let mut wire = Wire::new(&[(relay(), Some(90)), (direct(1), Some(30))]);
+    wire.paths.handle_handshake(relay(), wire.now);
+    wire.paths.add(direct(1), wire.now);
+    wire.run(35 * MS);
+    assert_eq!(wire.paths.active(), Some(direct(1)));
+    let (at, ..) = *wire.switches.last().unwrap();
+    assert_eq!(wire.paths.second(at + 59 * MS), Some(relay()));
+    assert_eq!(wire.paths.second(at + 60 * MS), None);
 }

@@ -107,6 +107,28 @@ fn addresses_have_a_port() {
     }
 }
 
+/// A token that says to dial everywhere or nowhere could be redeemed by nobody.
+#[test]
+fn what_cannot_be_dialled_is_refused() {
+    for bad in [
+        "0.0.0.0:7000",
+        "[::]:7000",
+        "[::ffff:0.0.0.0]:7000",
+        "192.0.2.1:0",
+    ] {
+        let told = bad.parse::<DialAddress>().unwrap_err().to_string();
+        let wanted = format!("{bad} says where to listen, but cannot be dialled; ");
+        assert!(told.starts_with(&wanted), "{told}");
+        assert!(told.contains("--advertise"), "{told}");
+        // As well in a token that an earlier release has issued.
+        let length = u8::try_from(bad.len()).unwrap();
+        let rest = [&[1, length][..], bad.as_bytes()].concat();
+        let old = made_of(&[&[1, 2, 1, b'a'][..], &[5; 64], &rest].concat());
+        assert_eq!(fault(&old), told);
+    }
+    assert!("a:0".parse::<DialAddress>().is_err());
+}
+
 proptest! {
     #[test]
     fn what_is_written_is_read(
@@ -114,7 +136,7 @@ proptest! {
         name in "[a-z][a-z0-9]{0,62}",
         secret in any::<[u8; 32]>(),
         root in any::<[u8; 32]>(),
-        addresses in prop::collection::vec(any::<std::net::Ipv6Addr>(), 1..9),
+        addresses in prop::collection::vec(1_u128.., 1..9),
     ) {
         let token = JoinToken {
             role,
@@ -123,7 +145,7 @@ proptest! {
             root,
             addresses: addresses
                 .into_iter()
-                .map(|ip| std::net::SocketAddr::from((ip, 7000)).into())
+                .map(|ip| format!("[{}]:7000", std::net::Ipv6Addr::from(ip)).parse().unwrap())
                 .collect(),
         };
         prop_assert_eq!(token.to_text().unwrap().parse(), Ok(token));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use weald_proto::addr::Dual;
 use weald_proto::id::Organisation;
 use weald_proto::spec::{Resources, Runtime};
-use weald_proto::table::LanePolicy;
+use weald_proto::table::{AcceptPolicy, LanePolicy};
 
 use super::*;
 
@@ -20,12 +20,14 @@ fn command(words: &[&str]) -> Launch {
         round_robin: Dual::default(),
         closest: Dual::default(),
         lane: LanePolicy::Auto,
+        accept: AcceptPolicy::Late,
         runtime: Runtime::Process,
         code: "/none".to_owned(),
         command: words.iter().map(ToString::to_string).collect(),
         environment: Vec::new(),
         resources: Resources::default(),
         ports: Vec::new(),
+        listens: Vec::new(),
         one_shot: false,
         constraints: Vec::new(),
         scheduler: None,
