@@ -64,6 +64,7 @@ pub mod echo;
 pub mod load;
 pub mod process;
 pub mod require;
+pub mod transfer;
 pub mod wait;
 
 pub mod capture;

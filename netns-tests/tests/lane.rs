@@ -4,11 +4,12 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use netns_tests::pair::{self, ON_ALPHA, ON_BETA};
+use netns_tests::transfer::{hears_a_reset, join, read_all, spawn_reader, write_pattern};
 use netns_tests::{Fleet, Lab, wait};
 
 const SOON: Duration = Duration::from_secs(15);
@@ -138,6 +139,38 @@ fn a_closed_port_is_refused_and_what_policy_forbids_as_well() -> Result<()> {
 }
 
 #[test]
+fn an_instance_that_refuses_is_passed_over() -> Result<()> {
+    let lab = pair::lab()?;
+    let fleet = start(&lab, "l4")?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    let echo = alpha.tcp_echo(pair::anywhere())?;
+    let services = ["10.30.100.1", "fdff:2000::1"].map(pair::at);
+    for service in services {
+        // At least every third turn is beta's, where nobody listens.
+        for _ in 0..6 {
+            ensure!(alpha.tcp_exchange(service, b"answered", SOON)? == b"answered");
+        }
+    }
+    let refused = |reason| -> Result<Option<u64>> {
+        let status = fleet.tool_json("beta", &["status"])?;
+        Ok(status[0]["packets"]["streams"]["refused"][reason].as_u64())
+    };
+    let passed_over = refused("port_closed")?;
+    ensure!(passed_over >= Some(4), "{passed_over:?}");
+    drop(echo);
+    for service in services {
+        for _ in 0..2 {
+            let began = Instant::now();
+            let refused = alpha.tcp_connect(service, SOON)?;
+            let why = refused.map_err(|error| error.kind());
+            ensure!(matches!(why, Err(ErrorKind::ConnectionRefused)), "{why:?}");
+            ensure!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_reset_crosses_in_both_directions() -> Result<()> {
     let lab = pair::lab()?;
     let fleet = start(&lab, "l4")?;
@@ -241,55 +274,4 @@ fn start_nodes<'a>(mut fleet: Fleet<'a>, lane: &str) -> Result<Fleet<'a>> {
         fleet.start(machine)?;
     }
     Ok(fleet)
-}
-
-/// Waits for a reset; silence and an ordinary end are failures.
-fn hears_a_reset(stream: &mut TcpStream, within: Duration) -> Result<()> {
-    stream.set_read_timeout(Some(within))?;
-    match stream.read(&mut [0; 16]) {
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
-        other => bail!("no reset but {other:?}"),
-    }
-}
-
-fn read_all(stream: &mut TcpStream) -> Result<Vec<u8>> {
-    stream.set_read_timeout(Some(SOON))?;
-    let mut all = Vec::new();
-    stream.read_to_end(&mut all)?;
-    Ok(all)
-}
-
-/// Bytes that are different for every seed and place.
-fn pattern(seed: u64, at: usize) -> u8 {
-    let mixed = (at as u64 / 8 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15 ^ seed);
-    mixed.to_be_bytes()[at % 8]
-}
-
-fn write_pattern(mut stream: TcpStream, bytes: usize, seed: u64) -> Result<()> {
-    stream.set_write_timeout(Some(SOON))?;
-    let mut at = 0;
-    while at < bytes {
-        let len = (bytes - at).min(1 << 16);
-        let block: Vec<u8> = (at..at + len).map(|at| pattern(seed, at)).collect();
-        stream.write_all(&block)?;
-        at += len;
-    }
-    Ok(stream.shutdown(Shutdown::Write)?)
-}
-
-fn spawn_reader(mut stream: TcpStream, bytes: usize, seed: u64) -> JoinHandle<Result<()>> {
-    thread::spawn(move || {
-        let all = read_all(&mut stream)?;
-        ensure!(all.len() == bytes, "{} of {bytes} bytes came", all.len());
-        let wrong = (0..bytes).find(|at| all[*at] != pattern(seed, *at));
-        ensure!(wrong.is_none(), "the byte at {wrong:?} is wrong");
-        Ok(())
-    })
-}
-
-fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
-    match thread.join() {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
 }

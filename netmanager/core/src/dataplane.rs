@@ -21,12 +21,14 @@ use std::time::Instant;
 use weald_proto::id::Organisation;
 use weald_proto::name::{Policy, ServiceName};
 
+pub use self::again::Again;
 pub use self::change::LINGER;
 pub use self::peers::{PeerState, Reachability};
 pub use self::streams::StreamWanted;
 pub use crate::balance::{Candidate, Family};
 pub use crate::flow::FlowView;
 
+use self::again::Openings;
 use self::answers::Answers;
 use crate::balance::Balancer;
 use crate::flow::{Choices, FlowId, FlowTable, Lane, LaneReason, PLACE_LEN};
@@ -36,6 +38,7 @@ use crate::table::{Host, PeerId, Snapshot};
 use crate::verdict::{Counters, Verdict};
 use crate::vnet::VnetHeader;
 
+mod again;
 mod answers;
 mod change;
 mod check;
@@ -90,6 +93,7 @@ pub struct DataPlane {
     /// Instances that were hosted here until a moment ago, until when streams to them are taken, and
     /// whose they were; the earliest first.
     departed: VecDeque<(Instant, IpAddr, Organisation)>,
+    openings: Openings,
     phantoms: Phantoms,
     /// Whether connections of the L4 lane can end at this node's kernel.
     has_stack: bool,
@@ -113,6 +117,7 @@ impl DataPlane {
             choices: Choices::default(),
             lingering: VecDeque::new(),
             departed: VecDeque::new(),
+            openings: Openings::default(),
             phantoms: Phantoms::default(),
             has_stack: true,
             answers: Answers::new(limits.answers, seed),

@@ -68,6 +68,8 @@ drop_reasons! {
     DestinationUnknown => "destination_unknown",
     /// The service has no instance that could be picked.
     NoInstance => "no_instance",
+    /// An instance refused a connection, and another one of its service is asked.
+    RefusedByInstance => "refused_by_instance",
     /// The two organisations may not talk.
     PolicyDenied => "policy_denied",
     /// No session with the peer could be made.

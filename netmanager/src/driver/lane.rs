@@ -70,6 +70,8 @@ pub(super) struct Lane {
     /// When those that wait for a socket try again.
     sockets_at: Option<Instant>,
     next_care: Option<Instant>,
+    /// This process ends: nothing is begun any more.
+    ends: bool,
     counters: LaneCounters,
 }
 
@@ -101,6 +103,7 @@ impl Lane {
             held: BTreeSet::new(),
             sockets_at: None,
             next_care: None,
+            ends: false,
             counters: LaneCounters::default(),
         };
         lane.watch_listeners()?;
@@ -205,6 +208,11 @@ impl Lane {
         (self.conns.len() as u64) < limit - kept
     }
 
+    /// Whether another instance is asked when one has not accepted a connection.
+    const fn looks_elsewhere(&self, why: Refused) -> bool {
+        !self.ends && why.is_of_target()
+    }
+
     fn count(&mut self, reason: Refused) {
         *self.counters.refused.entry(reason).or_default() += 1;
     }
@@ -240,6 +248,7 @@ impl Driver {
 
     /// Resets every connection, so that local programs hear of it before the TUN goes.
     pub(super) fn end_lane(&mut self) {
+        self.lane.ends = true;
         for id in self.lane.conns.ids() {
             self.fail(id, Refused::Gone);
         }

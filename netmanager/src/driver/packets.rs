@@ -96,7 +96,12 @@ impl Driver {
 
     /// Takes a packet that an instance or host program has sent through the packet path.
     pub(super) fn take_from_tun(&mut self, vnet: VnetHeader, packet: &mut [u8]) {
-        match self.plane.handle_tun(&vnet, packet, self.now) {
+        let verdict = self.plane.handle_tun(&vnet, packet, self.now);
+        self.act_on(verdict, vnet, packet);
+    }
+
+    fn act_on(&mut self, verdict: Verdict, vnet: VnetHeader, packet: &[u8]) {
+        match verdict {
             Verdict::Deliver => self.io.deliver(&vnet, packet),
             Verdict::Forward(peer) => self.forward(peer, &vnet, packet),
             Verdict::Stream(flow) => self.want_stream(flow, vnet, packet),
@@ -115,14 +120,21 @@ impl Driver {
         self.poll_plane();
     }
 
-    /// Sends what the packet path has made, and opens sessions that `closest` wants to measure.
+    /// Sends what the packet path has made, lets connections begin again, and opens sessions that `closest` wants to measure.
     pub(super) fn poll_plane(&mut self) {
-        while let Some((target, packet)) = self.plane.poll_packet() {
-            let vnet = VnetHeader::default();
-            match target {
-                Target::Tun => self.io.deliver(&vnet, &packet),
-                Target::Peer(peer) => self.forward(peer, &vnet, &packet),
+        loop {
+            while let Some((target, packet)) = self.plane.poll_packet() {
+                let vnet = VnetHeader::default();
+                match target {
+                    Target::Tun => self.io.deliver(&vnet, &packet),
+                    Target::Peer(peer) => self.forward(peer, &vnet, &packet),
+                }
             }
+            let Some(mut again) = self.plane.poll_again() else {
+                break;
+            };
+            let verdict = self.plane.handle_again(&mut again, self.now);
+            self.act_on(verdict, again.vnet, &again.packet);
         }
         self.keep_choices();
         let interests: Vec<PeerId> = self.plane.interests().collect();

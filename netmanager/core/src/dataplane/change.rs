@@ -27,7 +27,7 @@ enum Fate {
     },
     /// Its server is gone from the table and nobody else has its address.
     Linger,
-    /// So it is, and has not answered yet: the next try finds another one.
+    /// So it is, and has not answered yet: another one is asked.
     Retry,
     End,
 }
@@ -46,7 +46,8 @@ impl DataPlane {
             match fate {
                 Fate::Keep => {}
                 Fate::Retry => {
-                    if let Some(flow) = self.flows.remove(id)
+                    if !self.begin_again(id)
+                        && let Some(flow) = self.flows.remove(id)
                         && !self.has_alternative(new, &flow)
                     {
                         self.reset(&flow, new);
@@ -129,7 +130,8 @@ impl DataPlane {
             .map(|(id, _)| id)
             .collect();
         for id in lost {
-            if let Some(flow) = self.flows.remove(id)
+            if !self.begin_again(id)
+                && let Some(flow) = self.flows.remove(id)
                 && !self.has_alternative(&table, &flow)
             {
                 self.reset(&flow, &table);

@@ -7,7 +7,7 @@ use super::streams::waits;
 use super::{DataPlane, Target};
 use crate::flow::tcp::is_open;
 use crate::flow::{Direction, FlowId, FlowKey, FlowState, Side, TcpState};
-use crate::packet::{L4, Packet, PacketInfo};
+use crate::packet::{L4, Packet, PacketInfo, TcpFlags};
 use crate::reject::reject;
 use crate::table::Host;
 use crate::translate;
@@ -71,8 +71,14 @@ impl DataPlane {
                 }
             },
         };
+        self.openings.keep(vnet, packet.bytes());
         if self.flows.flow(flow).is_some_and(waits) {
             return Ok(Next::Wait(flow));
+        }
+        if matches!(info.l4, L4::Tcp { flags, .. } if flags.intersects(TcpFlags::RST))
+            && self.is_passed_over(flow, direction)
+        {
+            return Err(Refusal::Drop(DropReason::RefusedByInstance));
         }
         let flow = self
             .flows

@@ -96,6 +96,9 @@ impl DataPlane {
                         }
                         Err(PickError::AllDown) => return Err(PEER_UNREACHABLE),
                     };
+                if self.openings.has_tried(pick.ip) {
+                    continue;
+                }
                 let asked = table.service(service);
                 let (lane, lane_reason) =
                     self.lane_of_new(pick.host, Some(asked.lane), new.state)?;
@@ -114,6 +117,10 @@ impl DataPlane {
                     Ok(flow) => {
                         self.balancer.commit(table, service, policy, &pick);
                         self.keep_choice(&new, lane, pick.ip);
+                        let begins = new.state == FlowState::Tcp(TcpState::SynSent);
+                        if begins && asked.instances.len() > 1 {
+                            self.openings.note(flow);
+                        }
                         *self.lanes.entry((lane, lane_reason)).or_default() += 1;
                         return Ok(flow);
                     }

@@ -77,10 +77,12 @@ impl DataPlane {
         self.flows.admit_stream(id);
     }
 
-    /// The target has not accepted: the opener is told, by what its first packet was, and may try
-    /// again.
-    pub fn refuse_stream(&mut self, id: FlowId, packet: &[u8]) {
-        if self.flows.remove(id).is_some()
+    /// The target has not accepted. With `elsewhere`, another instance of its service is asked if
+    /// there is one ([`DataPlane::poll_again`]); else the opener is told, by what its first packet
+    /// was, and may try again.
+    pub fn refuse_stream(&mut self, id: FlowId, packet: &[u8], elsewhere: bool) {
+        if !(elsewhere && self.begin_again(id))
+            && self.flows.remove(id).is_some()
             && let Some(answer) = reject(packet, Reject::NoInstance)
         {
             self.answers.push(Target::Tun, answer);

@@ -25,6 +25,13 @@ pub struct FlowId {
     generation: u32,
 }
 
+impl FlowId {
+    /// The flow's place in the table, which others have had and will have.
+    pub(crate) const fn place(self) -> usize {
+        self.index as usize
+    }
+}
+
 /// Why a flow could not be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {

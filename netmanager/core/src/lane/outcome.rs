@@ -52,6 +52,21 @@ refusals! {
 }
 
 impl Refused {
+    /// Whether another instance of the same service might accept what this one has not: it is about
+    /// the target and the way to it, not about who asks.
+    #[must_use]
+    pub const fn is_of_target(self) -> bool {
+        match self {
+            Self::Reset
+            | Self::PortClosed
+            | Self::NoAnswer
+            | Self::NotHosted
+            | Self::NoRoom
+            | Self::Gone => true,
+            Self::NotLeased | Self::PolicyDenied | Self::Malformed => false,
+        }
+    }
+
     /// The error code on the wire.
     #[must_use]
     pub const fn code(self) -> u32 {

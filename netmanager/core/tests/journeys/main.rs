@@ -9,6 +9,7 @@
 mod packets;
 mod world;
 
+mod again;
 mod changes;
 mod closest;
 mod drops;

@@ -337,7 +337,7 @@ fn a_refused_stream_is_a_reset_for_the_client_and_leaves_nothing() {
     let mut world = world();
     let syn = tcp_at((CLIENT, 4000), (WEB_RR, 80), SYN, 77, 0);
     let flow = waits(world.send("alpha", &syn));
-    world.plane("alpha").refuse_stream(flow, &syn);
+    world.plane("alpha").refuse_stream(flow, &syn, false);
     let heard = world.only_answer("alpha");
     assert_eq!(ends(&heard), (at(WEB_RR, 80), at(CLIENT, 4000)));
     assert_eq!(heard.tcp_flags(), RST | ACK);

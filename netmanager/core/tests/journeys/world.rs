@@ -219,6 +219,20 @@ impl World {
         self.carry(node, to, vnet, &bytes)
     }
 
+    /// Lets `node` handle the next connection that begins again, and carries its first packet to
+    /// where it ends.
+    pub(crate) fn again(&mut self, node: &'static str) -> Option<End> {
+        let now = self.now;
+        let mut again = self.plane(node).poll_again()?;
+        let original = again.packet.clone();
+        let verdict = self.plane(node).handle_again(&mut again, now);
+        let Verdict::Forward(to) = verdict else {
+            return Some(end(node, verdict, &original, again.packet));
+        };
+        let to = self.name_of(node, to);
+        Some(self.carry(node, to, &again.vnet, &again.packet))
+    }
+
     /// Lets a packet arrive at `to` in the session with `from`, whoever made it.
     pub(crate) fn carry(
         &mut self,

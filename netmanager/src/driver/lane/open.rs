@@ -45,7 +45,9 @@ impl Driver {
         };
         if let Some(waiting) = refused {
             self.lane.count(Refused::NoRoom);
-            self.plane.refuse_stream(waiting.flow, &waiting.packet);
+            // Nor is there for a stream to another node.
+            self.plane
+                .refuse_stream(waiting.flow, &waiting.packet, false);
             return;
         }
         self.want(wanted.peer);
@@ -285,7 +287,8 @@ impl Driver {
         self.lane.count(why);
         tracing::debug!(%why, stage = ?std::mem::discriminant(&conn.stage), "connection ended");
         if let (Stage::Asking { packet, .. }, Some(flow)) = (&conn.stage, conn.flow) {
-            self.plane.refuse_stream(flow, packet);
+            let elsewhere = self.lane.looks_elsewhere(why);
+            self.plane.refuse_stream(flow, packet, elsewhere);
         }
         if let Some(socket) = conn.socket {
             reset(socket);

@@ -190,7 +190,9 @@ impl Driver {
 
     fn refuse_waiting(&mut self, waiting: &Waiting, why: Refused) {
         self.lane.count(why);
-        self.plane.refuse_stream(waiting.flow, &waiting.packet);
+        let elsewhere = self.lane.looks_elsewhere(why);
+        self.plane
+            .refuse_stream(waiting.flow, &waiting.packet, elsewhere);
         self.poll_plane();
     }
 
