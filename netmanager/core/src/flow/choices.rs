@@ -32,7 +32,7 @@ const SUM: std::ops::Range<usize> = 58..62;
 /// A place, as its bytes.
 type Place = [u8; PLACE_LEN];
 
-/// The choices of one node.
+/// The choices of one node. Every place in memory was written to its end.
 #[derive(Debug)]
 pub struct Choices {
     places: Vec<u8>,
@@ -66,7 +66,9 @@ impl Choices {
     /// Takes note of where a connection goes.
     pub fn note(&mut self, key: &FlowKey, responder: IpAddr) {
         let head = head(key);
-        let at = self.place_of(&head).unwrap_or_else(|| self.oldest(&head));
+        let set = set(&head);
+        let at = self.place_in(set.clone(), &head);
+        let at = at.unwrap_or_else(|| self.oldest(set));
         self.sequence = self.sequence.wrapping_add(1);
         let mut place = [0; PLACE_LEN];
         let parts: [(_, &[u8]); 3] = [
@@ -124,27 +126,28 @@ impl Choices {
         }
     }
 
-    /// The offsets of the places that a key may have.
-    fn set(head: &[u8]) -> impl Iterator<Item = usize> + use<> {
-        let first = sum(head) as usize % SETS * WAYS;
-        (first..first + WAYS).map(|place| place * PLACE_LEN)
+    fn place_of(&self, head: &[u8]) -> Option<usize> {
+        self.place_in(set(head), head)
     }
 
-    fn place_of(&self, head: &[u8]) -> Option<usize> {
-        Self::set(head).find(|at| {
-            let place = self.at(*at).unwrap_or_default();
-            place.get(KEY) == Some(head) && is_whole(place)
-        })
+    fn place_in(&self, mut set: impl Iterator<Item = usize>, head: &[u8]) -> Option<usize> {
+        set.find(|at| self.at(*at).and_then(|place| place.get(KEY)) == Some(head))
     }
 
     /// A place that is free, or the one that was written first.
-    fn oldest(&self, head: &[u8]) -> usize {
+    fn oldest(&self, set: impl Iterator<Item = usize>) -> usize {
         let age = |at: &usize| match self.at(*at) {
-            Some(place) if is_whole(place) => self.sequence.wrapping_sub(sequence_of(place)),
+            Some(place) if is_taken(place) => self.sequence.wrapping_sub(sequence_of(place)),
             Some(_) | None => u32::MAX,
         };
-        Self::set(head).max_by_key(age).unwrap_or(0)
+        set.max_by_key(age).unwrap_or(0)
     }
+}
+
+/// The offsets of the places that a key may have.
+fn set(head: &[u8]) -> impl Iterator<Item = usize> + Clone + use<> {
+    let first = sum(head) as usize % SETS * WAYS;
+    (first..first + WAYS).map(|place| place * PLACE_LEN)
 }
 
 /// What a key is compared by.
@@ -174,7 +177,11 @@ fn is_whole(place: &[u8]) -> bool {
     let (Some(bytes), Some(read)) = (place.get(..SUM.start), place.get(SUM)) else {
         return false;
     };
-    bytes.first() == Some(&TAKEN) && read == sum(bytes).to_be_bytes()
+    is_taken(place) && read == sum(bytes).to_be_bytes()
+}
+
+fn is_taken(place: &[u8]) -> bool {
+    place.first() == Some(&TAKEN)
 }
 
 fn sequence_of(place: &[u8]) -> u32 {
@@ -182,12 +189,20 @@ fn sequence_of(place: &[u8]) -> u32 {
     bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
-/// FNV-1a: the same in every process, and not to be relied on against anybody who chooses keys,
-/// who can only make his own node forget his own choices.
+/// The same in every process, of later versions as well, because an upgrade is a restart. Not to be
+/// relied on against anybody who chooses keys, who can only make his own node forget his own choices.
 fn sum(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash: u32, byte| {
-        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-    })
+    // Odd, with as many ones as zeros: the golden ratio's fraction in 64 bits.
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let hash = bytes.chunks(8).fold(bytes.len() as u64, |hash: u64, part| {
+        let mut word = [0; 8];
+        for (to, from) in word.iter_mut().zip(part) {
+            *to = *from;
+        }
+        let mixed = (hash ^ u64::from_le_bytes(word)).wrapping_mul(FACTOR);
+        mixed ^ mixed >> 32
+    });
+    hash as u32
 }
 
 #[cfg(test)]
@@ -245,6 +260,21 @@ mod tests {
     }
 
     #[test]
+    fn sums_are_those_of_every_version() {
+        // Another one makes connections to services end with an upgrade.
+        assert_eq!(sum(&[]), 0);
+        assert_eq!(sum(b"weald"), 0x83db_09c2);
+        let changed: std::collections::BTreeSet<u32> = (0..54 * 8)
+            .map(|bit| {
+                let mut bytes = [7; 54];
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                sum(&bytes)
+            })
+            .collect();
+        assert_eq!(changed.len(), 54 * 8, "each bit matters");
+    }
+
+    #[test]
     fn the_oldest_gives_way_and_a_torn_place_is_none() {
         let mut choices = Choices::default();
         let all: Vec<FlowKey> = (1..=60u8)
@@ -262,9 +292,13 @@ mod tests {
         assert_eq!(choices.find(last), Some(ip("10.30.1.9")));
         // Torn in the middle, or of another layout.
         let at = choices.place_of(&head(last)).unwrap();
-        choices.places[at + RESPONDER.start] ^= 1;
-        assert_eq!(choices.find(last), None);
+        let mut place = choices.at(at).unwrap().to_vec();
         let mut restored = Choices::default();
+        restored.restore(at, &place);
+        assert_eq!(restored.find(last), Some(ip("10.30.1.9")));
+        let mut restored = Choices::default();
+        place[RESPONDER.start] ^= 1;
+        restored.restore(at, &place);
         restored.restore(at, &[TAKEN; PLACE_LEN]);
         restored.restore(at, &[TAKEN; 7]);
         restored.restore(CHOICES_LEN, &[TAKEN; PLACE_LEN]);
