@@ -6,16 +6,18 @@ use anyhow::{Context as _, Result, bail, ensure};
 use netns_tests::pair::{NODES, ON_ALPHA, ON_BETA, TABLE};
 use netns_tests::{Description, Fleet, Lab, Machine, Segment, command, require, wait};
 
-/// Rounds; bare and tunnelled take turns in each.
+/// Rounds; bare and tunnelled take turns in each. As long as the median of their ratios is too low
+/// there are more, up to the most: what other work on the machine does to five rounds it seldom does
+/// to fifteen, and a tunnel that has become slow stays so.
 const ROUNDS: usize = 5;
+const MOST_ROUNDS: usize = 15;
 /// How long one measurement lasts.
 const MEASURE: &str = "2";
 /// The least median of the rounds' ratios; the best tunnel of the field reached 0.14 when measured
 /// for this project. Eleven runs with three rounds each of a release build, on two cores on which
-/// the bare link alone varies by a half, gave 0.099 to 0.148, with a median of 0.129; five rounds
-/// leave less to chance, and the floor is below all of them. The CPU time beside it is the steadier
-/// figure.
-const LEAST_RATIO: f64 = 0.08;
+/// the bare link alone varies by a half, gave 0.099 to 0.148, with a median of 0.129. The CPU time
+/// beside it is the steadier figure.
+const LEAST_RATIO: f64 = 0.10;
 /// `/proc` counts in hundredths of a second (USER_HZ) on every architecture but Alpha.
 const NANOSECONDS_PER_TICK: f64 = 1e7;
 const SOON: Duration = Duration::from_secs(20);
@@ -46,7 +48,13 @@ fn one_tcp_flow_against_the_bare_link() -> Result<()> {
 
     let daemons = NODES.map(|(machine, _)| fleet.daemon(machine).pid());
     let (mut bare, mut tunnelled, mut costs) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    let ratio_of = |tunnelled: &[f64], bare: &[f64]| {
+        let mut ratios: Vec<f64> = tunnelled.iter().zip(bare).map(|(t, b)| t / b).collect();
+        median(&mut ratios)
+    };
+    while bare.len() < ROUNDS
+        || bare.len() < MOST_ROUNDS && ratio_of(&tunnelled, &bare) < LEAST_RATIO
+    {
         let to = beta.v4().to_string();
         bare.push(measure(|line| alpha.run_ok(command(line), SOON), &to)?.rate);
         let before = cpu_of(daemons)?;
@@ -56,8 +64,7 @@ fn one_tcp_flow_against_the_bare_link() -> Result<()> {
         let after = cpu_of(daemons)?;
         costs.push([0, 1].map(|i| (after[i] - before[i]) / measured.bytes));
     }
-    let mut ratios: Vec<f64> = tunnelled.iter().zip(&bare).map(|(t, b)| t / b).collect();
-    let ratio = median(&mut ratios);
+    let ratio = ratio_of(&tunnelled, &bare);
     let [sender, receiver] = [0, 1].map(|i| costs.iter().map(|cost| cost[i]).collect::<Vec<_>>());
     let [sender, receiver] = [sender, receiver].map(|mut costs| median(&mut costs));
     let shown = format!(
