@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use netns_tests::transfer::join;
 use netns_tests::{
     Description, Direction, Impairment, Lab, Link, Loss, Machine, Queue, Segment, be_punctual, wait,
 };
@@ -73,13 +74,6 @@ fn transmit(sender: &UdpSocket, count: u32, bytes: usize, gap: Duration) -> Resu
         sender.send(&payload)?;
     }
     Ok(sent)
-}
-
-fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
-    match thread.join() {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
 }
 
 /// Waits until no frame is on its way up.

@@ -4,12 +4,13 @@
 //! Accepting late is `lane`'s.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netns_tests::emulator::Impairment;
 use netns_tests::pair::{self, ON_ALPHA, ON_BETA};
+use netns_tests::transfer::{hears_a_reset, read_all};
 use netns_tests::{Fleet, Lab, wait};
 
 const SOON: Duration = Duration::from_secs(15);
@@ -102,7 +103,7 @@ fn what_the_far_end_refuses_is_a_reset() -> Result<()> {
     let echo = beta.tcp_echo(pair::anywhere())?;
     alpha.tcp_exchange(pair::at(EARLY), b"warm", SOON)?;
     let closed = SocketAddr::new(EARLY.parse()?, 9);
-    hears_a_reset(alpha.tcp_connect(closed, SOON)??)?;
+    hears_a_reset(&mut alpha.tcp_connect(closed, SOON)??, SOON)?;
     wait_refused(&fleet, "port_closed")?;
     // What this node's own table forbids needs nobody else: it is refused exactly.
     match alpha.tcp_connect(pair::at("10.30.1.4"), SOON)? {
@@ -121,10 +122,10 @@ fn what_the_far_end_refuses_is_a_reset() -> Result<()> {
         fleet.write_table_of("beta", &format!("{before}{theirs}"))?;
         wait::until("beta refuses", SOON, || {
             // Until both have read their tables the port is closed, or the connection is refused.
-            let Ok(client) = alpha.tcp_connect(pair::at(BESIDE_IP), SOON)? else {
+            let Ok(mut client) = alpha.tcp_connect(pair::at(BESIDE_IP), SOON)? else {
                 bail!("{reason}: refused at once");
             };
-            hears_a_reset(client).with_context(|| reason.to_owned())?;
+            hears_a_reset(&mut client, SOON).with_context(|| reason.to_owned())?;
             refused(&fleet, reason)
         })?;
     }
@@ -153,7 +154,7 @@ fn an_instance_that_dies_is_a_reset_and_ends_are_halves() -> Result<()> {
     server.read_exact(&mut [0])?;
     socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO))?;
     drop(server);
-    hears_a_reset(client)?;
+    hears_a_reset(&mut client, SOON)?;
     pair::wait_no_streams(&fleet, SOON)
 }
 
@@ -190,20 +191,4 @@ fn refused(fleet: &Fleet<'_>, reason: &str) -> Result<()> {
     let count = &status[0]["packets"]["streams"]["refused"][reason];
     ensure!(count.as_u64().is_some_and(|count| count > 0), "{status:?}");
     Ok(())
-}
-
-/// Waits for a reset; silence and an ordinary end are failures.
-fn hears_a_reset(mut stream: TcpStream) -> Result<()> {
-    stream.set_read_timeout(Some(SOON))?;
-    match stream.read(&mut [0; 16]) {
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
-        other => bail!("no reset but {other:?}"),
-    }
-}
-
-fn read_all(stream: &mut TcpStream) -> Result<Vec<u8>> {
-    stream.set_read_timeout(Some(SOON))?;
-    let mut all = Vec::new();
-    stream.read_to_end(&mut all)?;
-    Ok(all)
 }

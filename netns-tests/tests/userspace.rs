@@ -6,11 +6,12 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Output;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netns_tests::pair::{self, NODES};
+use netns_tests::transfer::{hears_a_reset, join, pattern, read_all, spawn_reader, write_pattern};
 use netns_tests::{Description, Fleet, Lab, Machine, Process, Segment, command, require, wait};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -359,7 +360,7 @@ fn either_end_may_close_its_direction_first_and_resets_cross() -> Result<()> {
         };
         socket2::SockRef::from(&gone).set_linger(Some(Duration::ZERO))?;
         drop(gone);
-        hears_a_reset(&mut stays)?;
+        hears_a_reset(&mut stays, SOON)?;
     }
     wait::until("no connection is left", SOON, || {
         let status = fleet.tool_json("alpha", &["status"])?;
@@ -740,54 +741,4 @@ fn connect_answer(fleet: &Fleet<'_>, target: &str) -> Result<String> {
     let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
     client.write_all(request.as_bytes())?;
     Ok(String::from_utf8(read_all(&mut client)?)?)
-}
-
-fn hears_a_reset(stream: &mut TcpStream) -> Result<()> {
-    stream.set_read_timeout(Some(SOON))?;
-    match stream.read(&mut [0; 16]) {
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
-        other => bail!("no reset but {other:?}"),
-    }
-}
-
-fn read_all(stream: &mut TcpStream) -> Result<Vec<u8>> {
-    stream.set_read_timeout(Some(SOON))?;
-    let mut all = Vec::new();
-    stream.read_to_end(&mut all)?;
-    Ok(all)
-}
-
-/// Bytes that are different for every seed and place.
-fn pattern(seed: u64, at: usize) -> u8 {
-    let mixed = (at as u64 / 8 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15 ^ seed);
-    mixed.to_be_bytes()[at % 8]
-}
-
-fn write_pattern(mut stream: TcpStream, bytes: usize, seed: u64) -> Result<()> {
-    stream.set_write_timeout(Some(SOON))?;
-    let mut at = 0;
-    while at < bytes {
-        let len = (bytes - at).min(1 << 16);
-        let block: Vec<u8> = (at..at + len).map(|at| pattern(seed, at)).collect();
-        stream.write_all(&block)?;
-        at += len;
-    }
-    Ok(stream.shutdown(Shutdown::Write)?)
-}
-
-fn spawn_reader(mut stream: TcpStream, bytes: usize, seed: u64) -> JoinHandle<Result<()>> {
-    thread::spawn(move || {
-        let all = read_all(&mut stream)?;
-        ensure!(all.len() == bytes, "{} of {bytes} bytes came", all.len());
-        let wrong = (0..bytes).find(|at| all[*at] != pattern(seed, *at));
-        ensure!(wrong.is_none(), "the byte at {wrong:?} is wrong");
-        Ok(())
-    })
-}
-
-fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
-    match thread.join() {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
 }
