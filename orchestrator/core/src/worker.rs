@@ -163,6 +163,7 @@ impl Worker {
 
     fn connect(&mut self, step: &mut Step) {
         self.connected = true;
+        self.reporter.disconnected();
         self.heartbeats = 0;
         self.last_heartbeat = None;
         self.duties.connected();

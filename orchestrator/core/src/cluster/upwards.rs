@@ -15,6 +15,7 @@ impl Cluster {
     pub(super) fn connect_root(&mut self, step: &mut Step) {
         self.root_connected = true;
         self.welcomed = false;
+        self.reporter.disconnected();
         self.duties.connected();
         self.told_interests.clear();
         self.asked_addresses = None;
@@ -33,6 +34,8 @@ impl Cluster {
         step: &mut Step,
     ) -> Result<(), RecordError> {
         match message {
+            // One that comes twice says nothing new.
+            RootToCluster::Welcome { .. } if self.welcomed => {}
             RootToCluster::Welcome { version } if version == VERSION => {
                 self.welcomed = true;
                 self.heartbeats = 0;

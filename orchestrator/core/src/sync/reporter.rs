@@ -70,8 +70,13 @@ impl Reporter {
         self.items.get(instance).map(|item| &item.report)
     }
 
-    /// A new connection: the first report is complete.
+    /// A new connection: the first report is complete. Said once more of the same connection it
+    /// changes nothing: its numbers would be given twice, and what acknowledges a report of the first
+    /// time would be taken for another of the second.
     pub fn connected(&mut self) {
+        if self.connected {
+            return;
+        }
         self.connected = true;
         self.complete = false;
         self.sequence = 0;

@@ -345,3 +345,22 @@ fn a_damaged_record_is_named() {
         "{text}"
     );
 }
+
+#[test]
+fn a_welcome_that_comes_twice_says_nothing_new() {
+    let mut world = World::new();
+    world.welcome();
+    let said = world.deploy(1, 1, spec());
+    let welcome = ClusterToWorker::Welcome { version: VERSION };
+    assert_eq!(world.tell(Input::Message(welcome)), []);
+    world.runtime(1, 1, RuntimeEvent::Running);
+    // The cluster knows that it is being made, not that it runs.
+    world.acknowledge(&said);
+    world.now += Duration::from_secs(1);
+    let again = world.tell(Input::Tick);
+    let says_so = |effect: &Effect| {
+        matches!(effect, Effect::Send(WorkerToCluster::Report { instances, .. })
+            if instances.iter().any(|it| it.phase == Phase::Running))
+    };
+    assert!(again.iter().any(says_so), "{again:?}");
+}
