@@ -30,3 +30,6 @@ pub use wants::{Heard, Want, Wants};
 
 /// After this time without an answer something is said again.
 pub const REPEAT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

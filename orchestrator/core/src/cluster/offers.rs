@@ -138,8 +138,10 @@ impl Cluster {
         if !meant {
             return Ok(());
         }
-        if let Some(worker) = self.workers.get_mut(node) {
-            worker.wants.withdraw(instance, generation);
+        let worker = self.workers.get_mut(node);
+        let former = worker.and_then(|it| it.wants.withdraw(instance, generation));
+        if let Some(former) = former {
+            self.want_gone(node, instance, former, step)?;
         }
         self.try_next(instance, reason, now, step)
     }

@@ -267,7 +267,8 @@ impl Cluster {
             return Ok(());
         }
         if let Some(worker) = self.workers.get_mut(node) {
-            worker.wants.withdraw(instance, generation);
+            // With this life every earlier one has ended there.
+            let _ = worker.wants.withdraw(instance, generation);
         }
         let text = "it has ended this life before".to_owned();
         self.try_next(instance, Reason::Failed { text }, now, step)

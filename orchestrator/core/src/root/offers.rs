@@ -97,9 +97,13 @@ impl Root {
         let (Some(spec), true) = (self.spec_of(id).cloned(), asked) else {
             return Ok(());
         };
+        let mut former = None;
         if let Some(side) = self.sides.get_mut(cluster) {
-            side.wants.withdraw(id, generation);
+            former = side.wants.withdraw(id, generation);
             side.offered.remove(id);
+        }
+        if let Some(former) = former {
+            self.want_gone(cluster, id, former, step)?;
         }
         self.record(id, refusals, None, now);
         // It may also have had it and have lost it, as when its node rejected it after all.

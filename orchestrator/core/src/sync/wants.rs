@@ -61,6 +61,9 @@ struct Entry<T> {
     over: bool,
     /// When it was last said on this connection.
     said: Option<Duration>,
+    /// The last earlier life that the lower side may have still: it was wanted or shall be gone, or
+    /// was heard of. None once this one is answered, which has taken its place.
+    former: Option<Generation>,
 }
 
 /// What one lower side shall have.
@@ -104,6 +107,7 @@ impl<T: Clone> Wants<T> {
     /// A want of a lower generation than the present one changes nothing, nor does one to run what
     /// shall be gone in the same life; then it returns false.
     pub fn set(&mut self, instance: InstanceId, want: Want<T>) -> bool {
+        let mut former = None;
         if let Some(entry) = self.entries.get(&instance) {
             let (old, new) = (entry.want.generation(), want.generation());
             let ends = matches!(want, Want::Gone { .. });
@@ -111,12 +115,14 @@ impl<T: Clone> Wants<T> {
             if new < old || (new == old && (present_ends || !ends)) {
                 return false;
             }
+            former = Some(old);
         }
         let entry = Entry {
             want,
             answered: false,
             over: false,
             said: None,
+            former,
         };
         self.entries.insert(instance, entry);
         true
@@ -132,15 +138,23 @@ impl<T: Clone> Wants<T> {
     }
 
     /// Gives a want up, because the lower side has refused it. A later one stays.
-    pub fn withdraw(&mut self, instance: &InstanceId, generation: Generation) -> bool {
-        let meant = self
-            .entries
-            .get(instance)
-            .is_some_and(|entry| entry.want.generation() == generation);
-        if meant {
-            self.entries.remove(instance);
+    ///
+    /// Returns the life before it, if the lower side may have that still: it has refused only what was
+    /// to take its place. The caller wants it gone.
+    #[must_use]
+    pub fn withdraw(
+        &mut self,
+        instance: &InstanceId,
+        generation: Generation,
+    ) -> Option<Generation> {
+        let entry = self.entries.get(instance)?;
+        if entry.want.generation() != generation {
+            return None;
         }
-        meant
+        self.entries
+            .remove(instance)
+            .and_then(|entry| entry.former)
+            .filter(|former| *former < generation)
     }
 
     /// What is wanted of an instance.
@@ -277,12 +291,16 @@ impl<T: Clone> Wants<T> {
             Want::Run { generation, .. } => {
                 if report.generation == generation {
                     entry.answered = true;
+                    entry.former = None;
                     entry.over |= is_over(report.phase);
                     heard.changed.push(report.clone());
                     return;
                 }
                 if report.generation > generation {
                     heard.refused += 1;
+                } else if report.phase != Phase::Terminated {
+                    // As when it took an offer that was repeated before its refusal was heard.
+                    entry.former = entry.former.max(Some(report.generation));
                 }
                 if !entry.over {
                     // It speaks of another life: it has not heard of this one.

@@ -1,0 +1,73 @@
+//! What the two sides must not forget or mistake, step by step; `tests/sync.rs` has the histories.
+
+use weald_proto::control::{Generation, InstanceReport, Phase};
+use weald_proto::name::InstanceId;
+
+use super::*;
+use crate::samples;
+
+fn instance() -> InstanceId {
+    let service = samples::service("web", "prod");
+    InstanceId { service, number: 1 }
+}
+
+const fn run(generation: Generation) -> Want<()> {
+    let what = ();
+    Want::Run { generation, what }
+}
+
+fn report(generation: Generation, phase: Phase) -> InstanceReport {
+    InstanceReport::new(instance(), generation, phase)
+}
+
+#[test]
+fn who_refuses_a_life_may_still_have_the_one_before() {
+    let gone = Want::Gone { generation: 1 };
+    for before in [run(1), gone] {
+        let mut wants = Wants::default();
+        wants.set(instance(), before);
+        wants.set(instance(), run(2));
+        assert_eq!(wants.withdraw(&instance(), 2), Some(1));
+        assert_eq!(wants.get(&instance()), None);
+    }
+}
+
+#[test]
+fn what_was_heard_of_a_life_before_counts_when_the_next_is_refused() {
+    let mut wants = Wants::default();
+    wants.connected();
+    wants.set(instance(), run(2));
+    wants.handle_report(1, true, &[report(1, Phase::Running)]);
+    assert_eq!(wants.withdraw(&instance(), 2), Some(1));
+}
+
+#[test]
+fn a_life_that_was_taken_has_replaced_the_one_before() {
+    let mut wants = Wants::default();
+    wants.connected();
+    wants.set(instance(), run(1));
+    wants.set(instance(), run(2));
+    wants.handle_report(1, true, &[report(2, Phase::Creating)]);
+    assert_eq!(wants.withdraw(&instance(), 2), None);
+    // And of a later want a refusal of this one says nothing.
+    wants.set(instance(), run(3));
+    assert_eq!(wants.withdraw(&instance(), 2), None);
+    assert_eq!(wants.get(&instance()), Some(&run(3)));
+}
+
+#[test]
+fn no_number_of_a_report_is_given_twice_on_a_connection() {
+    let mut reporter = Reporter::default();
+    reporter.connected();
+    reporter.set(report(1, Phase::Creating));
+    let first = reporter.poll(Duration::ZERO).unwrap();
+    // The same connection, once more.
+    reporter.connected();
+    reporter.set(report(1, Phase::Running));
+    let second = reporter.poll(Duration::ZERO).unwrap();
+    assert_ne!(first.sequence, second.sequence);
+    reporter.handle_acknowledged(first.sequence);
+    assert!(reporter.next_due().is_some(), "nobody knows that it runs");
+    reporter.handle_acknowledged(second.sequence);
+    assert_eq!(reporter.next_due(), None);
+}
