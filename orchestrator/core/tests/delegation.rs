@@ -10,6 +10,8 @@ mod support {
     pub(crate) mod names;
 }
 
+#[path = "placing/leftovers.rs"]
+mod leftovers;
 #[path = "placing/lies.rs"]
 mod lies;
 #[path = "placing/refusals.rs"]
@@ -21,6 +23,7 @@ use std::time::Duration;
 use orchestrator_core::Now;
 use orchestrator_core::addresses::Plan;
 use orchestrator_core::cluster::{self, Cluster, Settings};
+use orchestrator_core::record::{Record, Write};
 use orchestrator_core::root::{self, Command, CommandError, Root, Scope};
 use orchestrator_core::sla::{self, ApplicationDraft};
 use orchestrator_core::worker::{self, RuntimeEvent, Worker};
@@ -82,6 +85,8 @@ type Host = (&'static str, u32, u32);
 struct Tiers {
     now: Duration,
     root: Root,
+    /// What root has written.
+    disk: BTreeMap<(String, String), Record>,
     clusters: BTreeMap<Label, Cluster>,
     workers: BTreeMap<NodeId, Worker>,
     /// Workers that hear and say nothing.
@@ -113,6 +118,7 @@ impl Tiers {
             root: Root::restore(Plan::default(), Box::new(Names(None)), &[], start())
                 .unwrap()
                 .0,
+            disk: BTreeMap::new(),
             clusters: BTreeMap::new(),
             workers: BTreeMap::new(),
             silent: Vec::new(),
@@ -277,6 +283,17 @@ impl Tiers {
     }
 
     fn root_effects(&mut self, step: root::Step) {
+        for write in step.writes {
+            match write {
+                Write::Put(record) => {
+                    let key = (record.kind.clone(), record.key.clone());
+                    self.disk.insert(key, record);
+                }
+                Write::Delete { kind, key } => {
+                    self.disk.remove(&(kind, key));
+                }
+            }
+        }
         for effect in step.effects {
             match effect {
                 root::Effect::ToCluster(name, message) => {

@@ -5,7 +5,7 @@ use weald_proto::id::Label;
 use weald_proto::name::InstanceId;
 use weald_proto::spec::ServiceSpec;
 
-use super::{Attempt, OFFER, RETRY, Root, Step};
+use super::{Attempt, Instance, OFFER, RETRY, Root, Step};
 use crate::Now;
 use crate::explain;
 use crate::record::RecordError;
@@ -137,15 +137,7 @@ impl Root {
             if let Some(attempt) = self.attempts.get_mut(id) {
                 attempt.next = now.elapsed + RETRY;
             }
-            if let Some(instance) = self.instances.get_mut(id) {
-                instance.cluster = None;
-                let waits = "no cluster can take it now; it waits for one that can";
-                if instance.detail != waits {
-                    waits.clone_into(&mut instance.detail);
-                    return self.keep_instance(id, step);
-                }
-            }
-            return Ok(());
+            return self.let_wait(id, step);
         };
         let generation = self.next_generation();
         let Some(instance) = self.instances.get_mut(id) else {
@@ -166,6 +158,28 @@ impl Root {
         let what = spec.clone();
         side.wants.set(id.clone(), Want::Run { generation, what });
         Ok(())
+    }
+
+    /// No cluster is asked for now.
+    fn let_wait(&mut self, id: &InstanceId, step: &mut Step) -> Result<(), RecordError> {
+        let had = self.instances.get(id).map(Instance::phase);
+        // One that a cluster had and has given back waits in a new life: whoever takes root up again
+        // knows by its phase that somebody is to be asked.
+        let generation = (had != Some(Phase::Requested)).then(|| self.next_generation());
+        let Some(instance) = self.instances.get_mut(id) else {
+            return Ok(());
+        };
+        let waits = "no cluster can take it now; it waits for one that can";
+        if let Some(generation) = generation {
+            // Generations only grow, so this one is larger than any that it had.
+            let _ = instance.life.renew(generation);
+            instance.node = None;
+        } else if instance.detail == waits && instance.cluster.is_none() {
+            return Ok(());
+        }
+        instance.cluster = None;
+        waits.clone_into(&mut instance.detail);
+        self.keep_instance(id, step)
     }
 
     /// Nobody takes it: it has failed.

@@ -1,0 +1,139 @@
+//! A life that is refused or given back leaves nothing behind: not the life before it on the node or
+//! in the cluster, and not an instance that nobody looks for a place for.
+
+use orchestrator_core::root::Effect;
+use weald_proto::control::RootToCluster;
+
+use super::*;
+
+fn munich() -> Tiers {
+    Tiers::new(&[("munich", &[("a", 4000, 4000)])])
+}
+
+/// Tells root something, and nobody what it says; returns that.
+fn tell(tiers: &mut Tiers, message: ClusterToRoot) -> Vec<RootToCluster> {
+    let now = tiers.at();
+    let input = root::Input::Cluster(label("munich"), message);
+    let step = tiers.root.handle(input, now).unwrap();
+    let said = step.effects.into_iter().filter_map(|effect| match effect {
+        Effect::ToCluster(_, message) => Some(message),
+        Effect::CloseCluster(..) | Effect::Fault(_) | Effect::Logs { .. } => None,
+    });
+    said.collect()
+}
+
+/// Munich says that it is alive, every 100 ms for so long; returns what root says meanwhile.
+fn beat(tiers: &mut Tiers, time: Duration) -> Vec<RootToCluster> {
+    let sums = tiers.root.clusters().next().and_then(|it| it.2.cloned());
+    let until = tiers.now + time;
+    let mut said = Vec::new();
+    while tiers.now < until {
+        tiers.now += Duration::from_millis(100);
+        let heartbeat = ClusterToRoot::Heartbeat {
+            sequence: 1,
+            aggregate: sums.clone().unwrap(),
+        };
+        said.extend(tell(tiers, heartbeat));
+    }
+    said
+}
+
+/// Munich took the first life, and root has not heard so in time: it wants that gone, and then offers
+/// another life there. Munich does not take that one and has the first one still.
+#[test]
+fn a_life_that_shall_be_gone_goes_although_the_next_one_is_refused() {
+    let mut tiers = munich();
+    let draft = draft("shop", 500, 400);
+    let apply = Command::Apply(draft, organisation("acme"));
+    let service = tiers.command(apply).unwrap().services[0].clone();
+    let now = tiers.at();
+    let deploy = Command::Deploy(service);
+    let (_, done) = tiers.root.command(deploy, &Scope::All, now).unwrap();
+    let instance = done.instances[0].clone();
+    let first = tiers.root.instance(&instance).unwrap().life.generation();
+    let said = beat(&mut tiers, root::OFFER + 2 * root::RETRY);
+    let second = tiers.root.instance(&instance).unwrap().life.generation();
+    assert!(second > first, "{said:?}");
+    let refused = ClusterToRoot::Refused {
+        instance: instance.clone(),
+        generation: second,
+        refusals: Vec::new(),
+    };
+    let withdrawn = RootToCluster::Withdraw {
+        instance,
+        generation: first,
+    };
+    let said = tell(&mut tiers, refused);
+    assert!(said.contains(&withdrawn), "{said:?}");
+}
+
+#[test]
+fn a_node_that_rejects_a_later_life_ends_the_earlier_one() {
+    let mut tiers = munich();
+    let instance = tiers.deploy(draft("shop", 500, 400));
+    let services = tiers.root.services();
+    let spec = services.map(|it| it.spec.clone()).next().unwrap();
+    let node: NodeId = "munich/a".parse().unwrap();
+    assert_eq!(tiers.workers[&node].instances().count(), 1);
+    let text = "it is full".to_owned();
+    tiers
+        .rejecting
+        .insert(node.clone(), Reason::Unavailable { text });
+    let offer = RootToCluster::Offer {
+        generation: tiers.root.instance(&instance).unwrap().life.generation() + 1,
+        instance,
+        spec: Box::new(spec),
+        within_ms: 1000,
+    };
+    let input = cluster::Input::Root(offer);
+    tiers
+        .queue
+        .push_back(Event::Cluster(label("munich"), input));
+    tiers.settle();
+    tiers.pass(Duration::from_secs(2));
+    assert_eq!(tiers.workers[&node].instances().count(), 0);
+}
+
+/// Its phase would say that a cluster makes it, and nobody would be asked ever again.
+#[test]
+fn an_instance_that_was_given_back_is_looked_after_by_the_next_root() {
+    let mut tiers = munich();
+    let instance = tiers.deploy(draft("shop", 500, 400));
+    assert_eq!(tiers.phase(&instance), Phase::Running);
+    let refused = ClusterToRoot::Refused {
+        instance: instance.clone(),
+        generation: tiers.root.instance(&instance).unwrap().life.generation(),
+        refusals: Vec::new(),
+    };
+    let input = root::Input::Cluster(label("munich"), refused);
+    tiers.queue.push_back(Event::Root(input));
+    tiers.settle();
+    assert_eq!(tiers.phase(&instance), Phase::Requested);
+    let records: Vec<_> = tiers.disk.values().cloned().collect();
+    let trust = Box::new(Names(None));
+    let restored = Root::restore(Plan::default(), trust, &records, tiers.at());
+    tiers.root = restored.unwrap().0;
+    assert!(tiers.root.next_due().is_some_and(|due| due <= tiers.now));
+    let name = label("munich");
+    for event in [
+        Event::Cluster(name.clone(), cluster::Input::RootDisconnected),
+        Event::Root(root::Input::ClusterConnected(name.clone())),
+        Event::Cluster(name, cluster::Input::RootConnected),
+    ] {
+        tiers.queue.push_back(event);
+    }
+    tiers.pass(Duration::from_secs(3));
+    assert_eq!(tiers.phase(&instance), Phase::Running);
+}
+
+#[test]
+fn a_welcome_of_root_that_comes_twice_says_nothing_new() {
+    let mut tiers = munich();
+    let now = tiers.at();
+    let welcome = RootToCluster::Welcome {
+        version: weald_proto::control::VERSION,
+    };
+    let cluster = tiers.clusters.get_mut(&label("munich")).unwrap();
+    let step = cluster.handle(cluster::Input::Root(welcome), now).unwrap();
+    assert_eq!(step, cluster::Step::default());
+}
