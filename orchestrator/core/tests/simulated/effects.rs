@@ -1,0 +1,121 @@
+//! What the processes have decided is carried out: said on links, ordered from runtimes, answered.
+
+use orchestrator_core::cluster;
+use orchestrator_core::root;
+use orchestrator_core::worker;
+
+use super::links::{End, Link, Said};
+use super::process::{Decided, Effect};
+use super::runtime::Order;
+use super::site::{Who, node_of, site_of};
+use super::world::World;
+
+impl World {
+    pub(super) fn carry_out(&mut self, who: Who, effects: Vec<Decided>) {
+        for (effect, decided) in effects {
+            match (effect, who) {
+                (Effect::Answer(number), _) => self.answer(number),
+                (Effect::Root(effect), _) => self.do_for_root(effect, decided),
+                (Effect::Cluster(effect), Who::Cluster(site)) => {
+                    self.do_for_cluster(site, effect, decided);
+                }
+                (Effect::Worker(effect), Who::Worker(site, at)) => {
+                    self.do_for_worker((site, at), effect, decided);
+                }
+                (effect, who) => self.fault = Some(format!("{effect:?} of {who:?}")),
+            }
+        }
+    }
+
+    fn say(&mut self, line: (Link, End), decided: Option<u64>, said: Said) {
+        let moment = self.moment();
+        let random = &mut self.random;
+        self.links.say(line, decided, said, moment, random);
+    }
+
+    /// An upper end closes a connection on which Hello did not come first: what was decided on an
+    /// earlier one did.
+    fn close(&mut self, link: Link, why: &str) {
+        if !why.contains("must be Hello") {
+            self.fault = Some(why.to_owned());
+        }
+        if let Some(connection) = self.links.present(link, End::Upper) {
+            let random = &mut self.random;
+            let line = (link, connection);
+            self.links.cut(line, self.now, Some(100), random);
+        }
+    }
+
+    fn do_for_root(&mut self, effect: root::Effect, decided: Option<u64>) {
+        match effect {
+            root::Effect::ToCluster(cluster, message) => {
+                let link = Link::Cluster(site_of(&cluster));
+                self.say((link, End::Upper), decided, Said::RootToCluster(message));
+            }
+            root::Effect::CloseCluster(cluster, why) => {
+                self.close(Link::Cluster(site_of(&cluster)), &why);
+            }
+            root::Effect::Fault(why) => self.fault = Some(format!("root: {why}")),
+            root::Effect::Logs { .. } => {}
+        }
+    }
+
+    fn do_for_cluster(&mut self, site: usize, effect: cluster::Effect, decided: Option<u64>) {
+        match effect {
+            cluster::Effect::ToRoot(message) => {
+                let line = (Link::Cluster(site), End::Lower);
+                self.say(line, decided, Said::ClusterToRoot(message));
+            }
+            cluster::Effect::ToWorker(node, message) => {
+                let line = (Link::Worker(site, node_of(&node)), End::Upper);
+                self.say(line, decided, Said::ClusterToWorker(message));
+            }
+            cluster::Effect::CloseWorker(node, why) => {
+                self.close(Link::Worker(site, node_of(&node)), &why);
+            }
+            cluster::Effect::CloseRoot(why)
+            | cluster::Effect::CloseNet(_, why)
+            | cluster::Effect::Fault(why) => {
+                self.fault = Some(format!("cluster {site}: {why}"));
+            }
+            cluster::Effect::ToNet(..) => {}
+        }
+    }
+
+    fn do_for_worker(
+        &mut self,
+        which: (usize, usize),
+        effect: worker::Effect,
+        decided: Option<u64>,
+    ) {
+        let moment = self.moment();
+        let (instance, order) = match effect {
+            worker::Effect::Send(message) => {
+                let line = (Link::Worker(which.0, which.1), End::Lower);
+                return self.say(line, decided, Said::WorkerToCluster(message));
+            }
+            worker::Effect::Incompatible { version } => {
+                self.fault = Some(format!("version {version}"));
+                return;
+            }
+            worker::Effect::ReadLogs { .. } => return,
+            worker::Effect::Start {
+                instance,
+                generation,
+                work,
+            } => (instance, Order::Start(generation, work.instance_ip)),
+            worker::Effect::Await {
+                instance,
+                generation,
+                ports: _,
+            } => (instance, Order::Await(generation)),
+            worker::Effect::Stop {
+                instance,
+                generation,
+            } => (instance, Order::Stop(generation)),
+        };
+        if let Some(runtime) = self.runtimes.get_mut(&which) {
+            runtime.order(instance, order, moment, &mut self.random);
+        }
+    }
+}
