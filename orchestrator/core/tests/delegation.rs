@@ -81,12 +81,37 @@ fn draft(name: &str, millicpus: u32, memory: u32) -> ApplicationDraft {
 /// A node's name, processors and memory.
 type Host = (&'static str, u32, u32);
 
+/// What somebody has written.
+#[derive(Debug, Default)]
+struct Disk(BTreeMap<(String, String), Record>);
+
+impl Disk {
+    fn commit(&mut self, writes: Vec<Write>) {
+        for write in writes {
+            match write {
+                Write::Put(record) => {
+                    let key = (record.kind.clone(), record.key.clone());
+                    self.0.insert(key, record);
+                }
+                Write::Delete { kind, key } => {
+                    self.0.remove(&(kind, key));
+                }
+            }
+        }
+    }
+
+    fn records(&self) -> Vec<Record> {
+        self.0.values().cloned().collect()
+    }
+}
+
 /// Root, clusters and workers whose messages all arrive at once.
 struct Tiers {
     now: Duration,
     root: Root,
-    /// What root has written.
-    disk: BTreeMap<(String, String), Record>,
+    /// What root and clusters have written.
+    disk: Disk,
+    disks: BTreeMap<Label, Disk>,
     clusters: BTreeMap<Label, Cluster>,
     workers: BTreeMap<NodeId, Worker>,
     /// Workers that hear and say nothing.
@@ -118,7 +143,8 @@ impl Tiers {
             root: Root::restore(Plan::default(), Box::new(Names(None)), &[], start())
                 .unwrap()
                 .0,
-            disk: BTreeMap::new(),
+            disk: Disk::default(),
+            disks: BTreeMap::new(),
             clusters: BTreeMap::new(),
             workers: BTreeMap::new(),
             silent: Vec::new(),
@@ -131,15 +157,8 @@ impl Tiers {
         };
         for (at, (site, nodes)) in sites.iter().enumerate() {
             let name = label(site);
-            let settings = Settings {
-                name: name.clone(),
-                place: None,
-                plan: Plan::default(),
-                pools: Pools::default(),
-                zones: Zone::defaults(),
-            };
             let trust = Box::new(Names(Some(name.clone())));
-            let (cluster, _) = Cluster::restore(settings, trust, &[], start()).unwrap();
+            let (cluster, _) = Cluster::restore(settings(&name), trust, &[], start()).unwrap();
             tiers.clusters.insert(name.clone(), cluster);
             tiers
                 .command(Command::AddCluster {
@@ -283,17 +302,7 @@ impl Tiers {
     }
 
     fn root_effects(&mut self, step: root::Step) {
-        for write in step.writes {
-            match write {
-                Write::Put(record) => {
-                    let key = (record.kind.clone(), record.key.clone());
-                    self.disk.insert(key, record);
-                }
-                Write::Delete { kind, key } => {
-                    self.disk.remove(&(kind, key));
-                }
-            }
-        }
+        self.disk.commit(step.writes);
         for effect in step.effects {
             match effect {
                 root::Effect::ToCluster(name, message) => {
@@ -307,6 +316,8 @@ impl Tiers {
     }
 
     fn cluster_effects(&mut self, name: &Label, step: cluster::Step) {
+        let disk = self.disks.entry(name.clone()).or_default();
+        disk.commit(step.writes);
         for effect in step.effects {
             match effect {
                 cluster::Effect::ToRoot(message) => {
@@ -422,6 +433,16 @@ impl Tiers {
     fn host(&self, id: &InstanceId) -> String {
         let node = self.root.instance(id).unwrap().node.as_ref();
         node.map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+fn settings(name: &Label) -> Settings {
+    Settings {
+        name: name.clone(),
+        place: None,
+        plan: Plan::default(),
+        pools: Pools::default(),
+        zones: Zone::defaults(),
     }
 }
 

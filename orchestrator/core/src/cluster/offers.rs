@@ -317,6 +317,7 @@ impl Cluster {
         let placement = Placement {
             instance: instance.clone(),
             generation,
+            organisation: Some(spec.organisation.clone()),
             node: node.clone(),
             instance_ip,
             accepted: false,
@@ -385,12 +386,13 @@ impl Cluster {
         let Some(placement) = self.placements.remove(instance) else {
             return Ok(());
         };
+        let row = self.removed_row(&placement);
         self.stale_leases.insert(placement.node);
         self.inventory.release(instance, Generation::MAX);
         let holder = Holder::Instance(instance.clone());
         for ip in self.addresses.release(&holder, now).iter() {
-            let holder = holder.clone();
-            let resting = state::StoredResting { ip, holder };
+            let (holder, row) = (holder.clone(), row.clone());
+            let resting = state::StoredResting { ip, holder, row };
             step.writes
                 .push(Write::put(state::RESTING, ip.to_string(), &resting)?);
         }

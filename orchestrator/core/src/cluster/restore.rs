@@ -52,6 +52,9 @@ impl Cluster {
         }
         for resting in loaded.resting {
             let (ip, holder) = (resting.ip, resting.holder);
+            if let (Holder::Instance(instance), Some(row)) = (&holder, resting.row) {
+                self.sign_removed(instance.clone(), row, step);
+            }
             if let Err(error) = self.addresses.hold(ip, holder, now) {
                 step.effects.push(Effect::Fault(error.to_string()));
             }
@@ -78,6 +81,11 @@ impl Cluster {
         let instance = placement.instance.clone();
         for ip in placement.instance_ip.iter() {
             self.take_up_address(ip, Holder::Instance(instance.clone()), now, step);
+        }
+        if let Some(organisation) = &placement.organisation {
+            // Of one that shall be gone no duty says whose it is.
+            let application = instance.service.application.clone();
+            self.owners.insert(application, organisation.clone());
         }
         let duty = self.duties.get(&instance).map(|kept| &kept.duty);
         if let Some(Duty::Run(spec)) = duty {

@@ -10,7 +10,7 @@ use weald_proto::id::{NodeId, RelayId};
 use weald_proto::name::{ApplicationName, InstanceId};
 use weald_proto::statement::{InstanceStatement, NodeStatement, RelayStatement, Signed, Statement};
 
-use super::state;
+use super::state::{self, Placement, RemovedRow};
 use super::{Cluster, Effect, SETTLE, Step};
 use crate::Now;
 use crate::interests::{Row, Subject};
@@ -123,6 +123,29 @@ impl Cluster {
             removed: !placement.published,
             node: self.id(&placement.node),
             instance_ip,
+        });
+        self.sign(&statement, step);
+    }
+
+    /// What the last row of a placement says that is forgotten.
+    pub(super) fn removed_row(&self, placement: &Placement) -> Option<RemovedRow> {
+        let owner = self.owners.get(&placement.instance.service.application)?;
+        (placement.changes > 0).then(|| RemovedRow {
+            organisation: owner.clone(),
+            generation: trust::row_generation(placement.generation, placement.changes),
+            node: placement.node.clone(),
+        })
+    }
+
+    /// Signs once more that an instance is out of the tables whose placement is forgotten.
+    pub(super) fn sign_removed(&mut self, instance: InstanceId, row: RemovedRow, step: &mut Step) {
+        let statement = Statement::Instance(InstanceStatement {
+            instance,
+            organisation: row.organisation,
+            generation: row.generation,
+            removed: true,
+            node: self.id(&row.node),
+            instance_ip: Dual::default(),
         });
         self.sign(&statement, step);
     }

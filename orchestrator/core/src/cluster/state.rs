@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use weald_proto::addr::Dual;
 use weald_proto::control::{Generation, InstanceReport, NodeCapacity, Phase};
-use weald_proto::id::{Label, NodeId};
+use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::InstanceId;
 use weald_proto::spec::ServiceSpec;
 use weald_proto::statement::Signed;
@@ -40,6 +40,9 @@ pub(super) struct StoredDuty {
 pub(super) struct Placement {
     pub(super) instance: InstanceId,
     pub(super) generation: Generation,
+    /// Whose it is; none in what earlier releases wrote.
+    #[serde(default)]
+    pub(super) organisation: Option<Organisation>,
     pub(super) node: Label,
     pub(super) instance_ip: Dual,
     /// Whether the node has said that it has it.
@@ -116,6 +119,18 @@ impl NodeState {
 pub(super) struct StoredResting {
     pub(super) ip: IpAddr,
     pub(super) holder: Holder,
+    /// The last row of an instance that had it, if it ever was in the tables.
+    #[serde(default)]
+    pub(super) row: Option<RemovedRow>,
+}
+
+/// That an instance is out of the tables: nobody else says so once its placement is forgotten, and
+/// whoever was not told yet has to be by the next cluster too.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct RemovedRow {
+    pub(super) organisation: Organisation,
+    pub(super) generation: Generation,
+    pub(super) node: Label,
 }
 
 /// What was read back.

@@ -109,7 +109,7 @@ fn an_instance_that_was_given_back_is_looked_after_by_the_next_root() {
     tiers.queue.push_back(Event::Root(input));
     tiers.settle();
     assert_eq!(tiers.phase(&instance), Phase::Requested);
-    let records: Vec<_> = tiers.disk.values().cloned().collect();
+    let records = tiers.disk.records();
     let trust = Box::new(Names(None));
     let restored = Root::restore(Plan::default(), trust, &records, tiers.at());
     tiers.root = restored.unwrap().0;
@@ -136,4 +136,47 @@ fn a_welcome_of_root_that_comes_twice_says_nothing_new() {
     let cluster = tiers.clusters.get_mut(&label("munich")).unwrap();
     let step = cluster.handle(cluster::Input::Root(welcome), now).unwrap();
     assert_eq!(step, cluster::Step::default());
+}
+
+/// The cluster died before it had said so, while others could still pick it or when its placement was
+/// forgotten: the next one says it.
+#[test]
+fn the_next_cluster_says_what_is_out_of_the_tables_and_was_not_said() {
+    for ended in [false, true] {
+        let mut tiers = munich();
+        let instance = tiers.deploy(draft("shop", 500, 400));
+        tiers.pass(Duration::from_secs(1));
+        let id = tiers.root.services().next().map(|it| it.id.clone());
+        tiers.command(Command::Scale(id.unwrap(), 0)).unwrap();
+        if ended {
+            tiers.pass(cluster::DRAIN + Duration::from_secs(1));
+        }
+        assert_eq!(tiers.root.instance(&instance).is_none(), ended);
+        let rows = rows_of_the_next(&tiers);
+        let says_so = rows.iter().any(|row| {
+            matches!(row, Statement::Instance(row) if row.instance == instance && row.removed)
+        });
+        assert!(says_so, "who was told that it runs believes so: {rows:?}");
+    }
+}
+
+/// The rows that munich tells root when it was started again.
+fn rows_of_the_next(tiers: &Tiers) -> Vec<Statement> {
+    let (name, now) = (label("munich"), tiers.at());
+    let trust = Box::new(Names(Some(name.clone())));
+    let records = tiers.disks[&name].records();
+    let (mut next, _) = Cluster::restore(settings(&name), trust, &records, now).unwrap();
+    next.handle(cluster::Input::RootConnected, now).unwrap();
+    let welcome = RootToCluster::Welcome {
+        version: weald_proto::control::VERSION,
+    };
+    let step = next.handle(cluster::Input::Root(welcome), now).unwrap();
+    let mut said = Vec::new();
+    for effect in step.effects {
+        if let cluster::Effect::ToRoot(ClusterToRoot::Rows(rows)) = effect {
+            let rows = rows.iter().map(|it| Statement::decode(&it.statement));
+            said.extend(rows.map(Result::unwrap));
+        }
+    }
+    said
 }
