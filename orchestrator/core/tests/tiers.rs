@@ -21,6 +21,7 @@ mod simulated {
 
     pub(crate) mod links;
     pub(crate) mod runtime;
+    pub(crate) mod tables;
 
     pub(crate) mod process;
 

@@ -101,7 +101,8 @@ impl World {
         }
         self.check_running(&expected)?;
         self.check_books()?;
-        self.check_leases()
+        self.check_leases()?;
+        self.check_tables()
     }
 
     fn check_running(
@@ -168,6 +169,30 @@ impl World {
             for (instance, life) in self.runtimes[&(site, at)].running() {
                 if leased.get(instance) != Some(&life.instance_ip) {
                     return Err(format!("{instance} runs, the lease says {leased:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every netmanager knows what runs, and where.
+    fn check_tables(&self) -> Result<(), String> {
+        let mut running = BTreeMap::new();
+        for ((site, at), runtime) in &self.runtimes {
+            for (instance, life) in runtime.running() {
+                let place = format!("{} {:?}", node(*site, *at), life.instance_ip);
+                running.insert(instance.clone(), place);
+            }
+        }
+        for (site, table) in self.tables.iter().enumerate() {
+            let known = table.instances();
+            for instance in known.keys().chain(running.keys()) {
+                let (row, runs) = (known.get(instance), running.get(instance));
+                if row.map(|(_, place)| place) != runs {
+                    let site = CLUSTERS[site];
+                    return Err(format!(
+                        "{instance} runs at {runs:?}; in the table of {site}: {row:?}"
+                    ));
                 }
             }
         }

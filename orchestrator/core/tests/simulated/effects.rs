@@ -78,7 +78,7 @@ impl World {
             | cluster::Effect::Fault(why) => {
                 self.fault = Some(format!("cluster {site}: {why}"));
             }
-            cluster::Effect::ToNet(..) => {}
+            cluster::Effect::ToNet(_, message) => self.tables[site].hear(message),
         }
     }
 

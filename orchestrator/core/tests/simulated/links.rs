@@ -75,19 +75,29 @@ pub(crate) enum Said {
 }
 
 impl Said {
-    /// Hellos and welcomes are what a connection begins with, and rows and grants are said once: a
-    /// connection without them is none.
+    /// Hellos and welcomes are what a connection begins with, and rows, grants and interests are said
+    /// once: a connection without them is none.
     const fn begins(&self) -> bool {
         matches!(
             self,
-            Self::ClusterToRoot(ClusterToRoot::Hello { .. } | ClusterToRoot::Rows(_))
-                | Self::RootToCluster(
-                    RootToCluster::Welcome { .. }
-                        | RootToCluster::Grant(_)
-                        | RootToCluster::Rows { .. }
-                )
-                | Self::WorkerToCluster(WorkerToCluster::Hello { .. })
+            Self::ClusterToRoot(
+                ClusterToRoot::Hello { .. } | ClusterToRoot::Rows(_) | ClusterToRoot::Interests(_)
+            ) | Self::RootToCluster(
+                RootToCluster::Welcome { .. }
+                    | RootToCluster::Grant(_)
+                    | RootToCluster::Rows { .. }
+                    | RootToCluster::Unknown(_)
+            ) | Self::WorkerToCluster(WorkerToCluster::Hello { .. })
                 | Self::ClusterToWorker(ClusterToWorker::Welcome { .. })
+        )
+    }
+
+    /// Rows that are all of an application would undo what came after them.
+    const fn needs_order(&self) -> bool {
+        matches!(
+            self,
+            Self::ClusterToRoot(ClusterToRoot::Rows(_) | ClusterToRoot::Interests(_))
+                | Self::RootToCluster(RootToCluster::Rows { .. } | RootToCluster::Unknown(_))
         )
     }
 }
@@ -209,7 +219,7 @@ impl Links {
         if !ordered && chaos && random.one_in(6) {
             return;
         }
-        if lossy && chaos {
+        if lossy && chaos && !said.needs_order() {
             copies += u32::from(random.one_in(10));
         }
         for copy in 0..copies {

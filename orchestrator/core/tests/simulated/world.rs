@@ -15,6 +15,7 @@ use super::runtime::Runtime;
 use super::site::{
     CLUSTERS, MOST, NODES, SERVICES, Who, draft, everybody, label, millis, organisation, service,
 };
+use super::tables::{Table, session};
 use crate::support::random::Random;
 
 /// The shortest and the longest chaos, in milliseconds: what is broken at its end is not mended by
@@ -42,6 +43,7 @@ pub(crate) struct World {
     pub(super) processes: BTreeMap<Who, Process>,
     pub(super) runtimes: BTreeMap<(usize, usize), Runtime>,
     pub(super) links: Links,
+    pub(super) tables: [Table; CLUSTERS.len()],
     /// How many instances of each service the user has asked for, under the number of the command:
     /// the last that was answered, and later ones, which may have been heard or not.
     pub(super) asked: BTreeMap<&'static str, Vec<(u64, u32)>>,
@@ -67,6 +69,7 @@ impl World {
             processes: BTreeMap::new(),
             runtimes: BTreeMap::new(),
             links: Links::new(carrier),
+            tables: Default::default(),
             asked: SERVICES
                 .into_iter()
                 .map(|it| (it.0, vec![(0, 0)]))
@@ -80,6 +83,7 @@ impl World {
             if let Who::Worker(site, at) = who {
                 world.runtimes.insert((site, at), Runtime::default());
             }
+            world.begin_session(who);
         }
         for (site, name) in CLUSTERS.into_iter().enumerate() {
             world.command(Command::AddCluster {
@@ -265,6 +269,16 @@ impl World {
                 }
             }
             self.carry_out(who, effects);
+            self.begin_session(who);
+        }
+    }
+
+    /// The netmanager of a cluster connects to it.
+    fn begin_session(&mut self, who: Who) {
+        if let Who::Cluster(_) = who {
+            for input in session() {
+                self.tell(who, Input::Cluster(input), None);
+            }
         }
     }
 
