@@ -12,9 +12,9 @@
 //!
 //! Within one connection messages may be lost, doubled and reordered; a message of an earlier
 //! connection is never delivered (the shells see to that), though what was decided on an earlier one
-//! may be said on a later one, in front of all that is decided there. Nothing depends on a message that says
-//! what has changed: a want and a report say what is, and the higher generation wins. After every
-//! reconnection the first report is complete, so that the sides agree again whatever was lost.
+//! may be said on a later one, in front of all that is decided there. Nothing depends on a message
+//! that says what has changed: a want and a report say what is, and the higher generation wins. After
+//! every reconnection the first report is complete, so that the sides agree again whatever was lost.
 //!
 //! Nothing here is I/O: what must be persisted is returned, and must be before anything that
 //! stands after it is sent or done.
