@@ -39,6 +39,8 @@ pub struct RelayAdmission {
     pub organisation: Organisation,
     /// When the admission ends.
     pub expires: UnixTime,
+    /// The key of the cluster that has signed the token: once it is revoked, so is the admission.
+    pub issuer: KeyHash,
 }
 
 /// Why a token is refused.
@@ -150,9 +152,9 @@ pub fn verify(
     revoked: &RevocationSet,
 ) -> Result<RelayAdmission, TokenError> {
     let token = RelayToken::read(bytes)?;
-    let (signer, key) = verify_issuer(&token.issuer, root, now, revoked)?;
+    let (signer, issuer) = verify_issuer(&token.issuer, root, now, revoked)?;
     let signed = RelayToken::signed_bytes(&token.claims);
-    if !signed_by(&key, &signed, &token.signature) {
+    if !signed_by(&issuer.public_key, &signed, &token.signature) {
         return Err(TokenError::Signature(signer));
     }
     let statement = CheckedClaims::read(&token.claims)?;
@@ -172,6 +174,7 @@ pub fn verify(
         node: statement.node,
         organisation: statement.organisation,
         expires: unix_seconds(statement.expires),
+        issuer: issuer.spki_sha256,
     })
 }
 
@@ -191,13 +194,13 @@ impl Credentials {
     }
 }
 
-/// Checks that the issuer is a cluster under the root; returns its name and key.
+/// Checks that the issuer is a cluster under the root; returns its name and certificate.
 fn verify_issuer(
     der: &[u8],
     root: &TrustRoot,
     now: UnixTime,
     revoked: &RevocationSet,
-) -> Result<(Label, Vec<u8>), TokenError> {
+) -> Result<(Label, Facts), TokenError> {
     // webpki is the stricter reader: what it refuses need not be looked at.
     EndEntityCert::try_from(&CertificateDer::from(der)).map_err(|_| TokenFault::Malformed)?;
     let (rest, issuer) = X509Certificate::from_der(der).map_err(|_| TokenFault::Malformed)?;
@@ -222,7 +225,7 @@ fn verify_issuer(
         .judge_cluster(root, now, revoked)
         .map_err(TokenError::Issuer)?;
     let cluster = cluster_of(root, &facts).map_err(TokenError::Issuer)?;
-    Ok((cluster, facts.public_key))
+    Ok((cluster, facts))
 }
 
 fn check_signer(
