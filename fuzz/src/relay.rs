@@ -8,7 +8,7 @@ use netmanager_core::seal::{SealKey, Sealer};
 use weald_proto::datagram::{self, Datagrams};
 use weald_proto::frame::RelayHeader;
 use weald_proto::id::{Label, NodeId, Organisation};
-use weald_proto::relay::{MAX_MESSAGE_LEN, NodeMessage, RelayMessage};
+use weald_proto::relay::{MAX_LONG_MESSAGE_LEN, NodeMessage, RelayMessage};
 use weald_proto::stream::{Deframer, LENGTH_LEN};
 
 /// Nodes of the driven relay; those with odd numbers are of another organisation.
@@ -36,7 +36,7 @@ pub fn relay_datagrams(bytes: &[u8]) {
 /// # Panics
 /// If it is not.
 pub fn relay_messages(bytes: &[u8]) {
-    let mut deframer = Deframer::new(MAX_MESSAGE_LEN);
+    let mut deframer = Deframer::new(MAX_LONG_MESSAGE_LEN);
     deframer.feed(bytes);
     while let Ok(Some(message)) = deframer.next_message() {
         if let Ok(read) = NodeMessage::decode(message) {

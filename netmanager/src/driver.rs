@@ -23,6 +23,7 @@ use netmanager_core::dataplane::{DataPlane, FlowLimits};
 use netmanager_core::peer::budget::ProbeBudget;
 use netmanager_core::peer::candidates::Surroundings;
 use netmanager_core::peer::punch::PunchLimits;
+use netmanager_core::peer::relay_link::Revoked;
 use netmanager_core::rate::Bucket;
 use netmanager_core::table::{PeerId, Snapshot};
 use netmanager_core::verdict::Counters;
@@ -102,6 +103,8 @@ pub struct DriverConfig {
     pub relay_token: Option<Vec<u8>>,
     /// What peers are shown, each message behind its length; empty without a cluster.
     pub shown: Vec<u8>,
+    /// The newest list of the revoked, for relays; none without a cluster.
+    pub revoked: Option<Revoked>,
     /// Whether direct ways are opened through NATs, and how hard.
     pub punch: PunchLimits,
     /// After how long sessions that nobody uses are closed.
@@ -210,6 +213,7 @@ struct Driver {
     cluster: Option<ClusterLink>,
     relay_token: Option<Vec<u8>>,
     shown: Vec<u8>,
+    revoked: Option<Revoked>,
     guests: BTreeMap<Slot, NodeId>,
     heard: Box<dyn Fn(Heard) + Send>,
     on_peers: Box<dyn Fn(Vec<NodeId>) + Send>,
@@ -316,6 +320,7 @@ impl Driver {
                 .map(|addresses| ClusterLink::new(addresses, now)),
             relay_token: config.relay_token,
             shown: config.shown,
+            revoked: config.revoked,
             guests: BTreeMap::new(),
             heard: config.heard,
             on_peers: config.on_peers,

@@ -221,6 +221,31 @@ pub fn of_relay(report: &RelayReport) -> String {
         "Registrations that were refused because of their tokens.",
         report.tokens_refused,
     );
+    text.single(
+        "weald_certificates_refused_total",
+        "counter",
+        "Handshakes that were refused because of the nodes' certificates.",
+        report.certificates_refused,
+    );
+    let revocations = &report.revocations;
+    text.single(
+        "weald_relay_revocations_epoch",
+        "gauge",
+        "The epoch of the newest list of the revoked that the relay has; 0 for none.",
+        revocations.epoch,
+    );
+    text.single(
+        "weald_relay_lists_refused_total",
+        "counter",
+        "Lists of the revoked that changed nothing: old ones, and those that root has not signed.",
+        revocations.lists_refused,
+    );
+    text.single(
+        "weald_relay_sessions_cut_total",
+        "counter",
+        "Sessions that were ended because the node or its cluster is revoked.",
+        revocations.sessions_cut,
+    );
     let tcp = &report.tcp;
     let help = "TCP connections of nodes whose networks let no UDP through.";
     text.single(

@@ -2,12 +2,13 @@
 //! netmanager-core's `relay`.
 //!
 //! Who may use it is decided by certificates and tokens, which are checked without asking anybody:
-//! a relay outlives root and cluster. What is forwarded and in which order is the core's; here is
+//! a relay outlives root and cluster. Whom root has revoked it hears from nodes. What is forwarded and in which order is the core's; here is
 //! the I/O. Everything runs on one plain thread that sleeps in `poll(2)`:
 //!
 //! ```text
 //! TLS over TCP -> datagrams, as from a socket (tcp.rs)
 //! socket -> FrameKind -> Quic      -> Sessions (quinn-proto) -> register, open, unregister -> Relay
+//!                                                            -> lists of the revoked (revocations.rs)
 //!                     -> questions -> Relay::handle_question, handle_knock -> a notice, an answer
 //!                     -> all else  -> Relay::handle_frame
 //! Relay  -> notices   -> Sessions
@@ -33,6 +34,7 @@ use weald_trust::tls::Credentials;
 mod config;
 mod keeper;
 mod report;
+mod revocations;
 mod server;
 mod session;
 mod sessions;
@@ -41,7 +43,9 @@ mod status;
 mod tcp;
 
 pub use config::RelayConfig;
-pub use report::{CountersReport, OrganisationReport, RelayReport, TallyReport, TcpReport};
+pub use report::{
+    CountersReport, OrganisationReport, RelayReport, RevocationsReport, TallyReport, TcpReport,
+};
 pub use status::ask;
 
 /// How long a question to the relay's thread may take: far longer than one turn of its loop.

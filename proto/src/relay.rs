@@ -6,14 +6,20 @@
 //!
 //! ```text
 //! node                                     relay
-//!   Hello {version, token}        ->
-//!                                 <-  Welcome {link, observed, limits}  or  Refused, then close
+//!   Hello {version, token, epoch} ->
+//!                                 <-  Welcome {link, observed, limits, epoch}
+//!                                     or  Refused, then close
 //!   Open {request, node}          ->
 //!                                 <-  Opened {request, peer or refusal}
 //!                                 <-  Gone {peer}        whenever a registration ends
 //!                                 <-  Observed {asked_port, seen}    for each question
 //!                                 <-  Superseded         then close: the node registered again
+//!   Revocations                   <->   from the end with the newer list of the revoked
 //! ```
+//!
+//! What root says of the revoked passes between both ends so that no one of them can withhold it
+//! from the other. Either end takes a list only after it has shown, by the epoch in its first words,
+//! that it knows of lists at all; whether a list is believed is not decided here.
 //!
 //! The types here are the checked ones: what `proto/relay.proto` describes becomes them only
 //! through [`NodeMessage::decode`] and [`RelayMessage::decode`]. What the relay does about a message
@@ -24,7 +30,9 @@ use std::time::Duration;
 
 use prost::Message;
 
+use crate::codec;
 use crate::id::{IdError, NodeId};
+use crate::statement::Signed;
 use crate::stream::{self, TooLong};
 use crate::token::MAX_TOKEN_LEN;
 
@@ -32,8 +40,13 @@ use crate::token::MAX_TOKEN_LEN;
 pub const VERSION: u32 = 1;
 /// The ALPN of a session between a node and a relay.
 pub const ALPN: &[u8] = b"weald-relay/1";
-/// Bytes of the longest message: a token of a few hundred bytes and two labels fit many times.
+/// Bytes of the longest message but [`NodeMessage::Revocations`] and [`RelayMessage::Revocations`]: a
+/// token of a few hundred bytes and two labels fit many times.
 pub const MAX_MESSAGE_LEN: usize = 4096;
+/// Bytes of the longest statement on the revoked: what root signs at the most.
+pub const MAX_REVOCATIONS_LEN: usize = codec::MAX_TEXT_LEN;
+/// Bytes of the longest message of all: such a statement and its signature.
+pub const MAX_LONG_MESSAGE_LEN: usize = MAX_REVOCATIONS_LEN + 1024;
 /// Bytes of the longest text of a refusal; longer ones are cut when encoded.
 pub const MAX_TEXT_LEN: usize = 512;
 /// The TLS exporter label of the keys of relay data frames.
@@ -54,6 +67,8 @@ mod wire {
     include!(concat!(env!("OUT_DIR"), "/weald.relay.v1.rs"));
 }
 
+mod list;
+
 /// What a node says to a relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeMessage {
@@ -61,6 +76,8 @@ pub enum NodeMessage {
     Hello(Hello),
     /// Asks for the id of a peer.
     Open(Open),
+    /// Who is revoked, by root (a signed `statement::Revocations`): the relay's list is older.
+    Revocations(Signed),
 }
 
 /// The first message of a node.
@@ -70,6 +87,9 @@ pub struct Hello {
     pub version: u32,
     /// The signed relay token, at most [`MAX_TOKEN_LEN`] bytes.
     pub token: Vec<u8>,
+    /// The epoch of the newest list of the revoked that the node has, 0 for none; absent if it takes
+    /// no lists.
+    pub revocations: Option<u64>,
 }
 
 /// Asks how to address another node in data frames.
@@ -104,6 +124,8 @@ pub enum RelayMessage {
     Superseded,
     /// The node is not registered; the session ends.
     Refused(Refused),
+    /// Who is revoked, by root (a signed `statement::Revocations`): the node's list is older.
+    Revocations(Signed),
 }
 
 /// A registration, as the node needs to know it.
@@ -118,6 +140,9 @@ pub struct Welcome {
     /// A second port of the relay, at which it tells whether the node's NAT shows it another
     /// address than here; none if the relay has none.
     pub observe_port: Option<u16>,
+    /// The epoch of the newest list of the revoked that the relay has, 0 for none; absent if it takes
+    /// no lists.
+    pub revocations: Option<u64>,
 }
 
 /// What a relay allows a node.
@@ -171,12 +196,14 @@ pub enum HelloRefusal {
     Full,
     /// The node did not keep to the protocol.
     Protocol,
+    /// The node's key or that of its cluster is revoked.
+    Revoked,
 }
 
 /// Why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// The length before the message is above [`MAX_MESSAGE_LEN`].
+    /// The message is longer than [`MAX_MESSAGE_LEN`], or [`MAX_LONG_MESSAGE_LEN`] for a list.
     #[error(transparent)]
     TooLong(#[from] TooLong),
     /// The bytes are no protobuf of the expected type.
@@ -202,11 +229,13 @@ impl NodeMessage {
             Self::Hello(hello) => Kind::Hello(wire::Hello {
                 version: hello.version,
                 token: hello.token.clone(),
+                revocations: hello.revocations,
             }),
             Self::Open(open) => Kind::Open(wire::Open {
                 request: open.request,
                 node: open.node.to_string(),
             }),
+            Self::Revocations(signed) => Kind::Revocations(list::to_wire(signed)),
         };
         framed(&wire::FromNode {
             message: Some(kind),
@@ -220,18 +249,22 @@ impl NodeMessage {
     pub fn decode(message: &[u8]) -> Result<Self, MessageError> {
         use wire::from_node::Message as Kind;
         let decoded = wire::FromNode::decode(message).map_err(|_| MessageError::Encoding)?;
-        match decoded.message.ok_or(MessageError::Kind)? {
+        let kind = decoded.message.ok_or(MessageError::Kind)?;
+        list::check_len(message.len(), matches!(kind, Kind::Revocations(_)))?;
+        match kind {
             Kind::Hello(hello) if hello.token.len() > MAX_TOKEN_LEN => {
                 Err(MessageError::Field("token"))
             }
             Kind::Hello(hello) => Ok(Self::Hello(Hello {
                 version: hello.version,
                 token: hello.token,
+                revocations: hello.revocations,
             })),
             Kind::Open(open) => Ok(Self::Open(Open {
                 request: open.request,
                 node: open.node.parse()?,
             })),
+            Kind::Revocations(list) => list.try_into().map(Self::Revocations),
         }
     }
 }
@@ -252,6 +285,7 @@ impl RelayMessage {
             }),
             Self::Superseded => Kind::Superseded(wire::Superseded {}),
             Self::Refused(refused) => Kind::Refused(refused.to_wire()),
+            Self::Revocations(signed) => Kind::Revocations(list::to_wire(signed)),
         };
         framed(&wire::FromRelay {
             message: Some(kind),
@@ -265,7 +299,9 @@ impl RelayMessage {
     pub fn decode(message: &[u8]) -> Result<Self, MessageError> {
         use wire::from_relay::Message as Kind;
         let decoded = wire::FromRelay::decode(message).map_err(|_| MessageError::Encoding)?;
-        match decoded.message.ok_or(MessageError::Kind)? {
+        let kind = decoded.message.ok_or(MessageError::Kind)?;
+        list::check_len(message.len(), matches!(kind, Kind::Revocations(_)))?;
+        match kind {
             Kind::Welcome(welcome) => welcome.try_into().map(Self::Welcome),
             Kind::Opened(opened) => opened.try_into().map(Self::Opened),
             Kind::Gone(gone) => nonzero(gone.peer, "peer").map(|peer| Self::Gone { peer }),
@@ -280,6 +316,7 @@ impl RelayMessage {
             }
             Kind::Superseded(_) => Ok(Self::Superseded),
             Kind::Refused(refused) => refused.try_into().map(Self::Refused),
+            Kind::Revocations(list) => list.try_into().map(Self::Revocations),
         }
     }
 }
@@ -294,6 +331,7 @@ impl Welcome {
             idle_timeout_ms: u32::try_from(self.limits.idle_timeout.as_millis())
                 .unwrap_or(u32::MAX),
             observe_port: self.observe_port.map_or(0, u32::from),
+            revocations: self.revocations,
         }
     }
 }
@@ -332,6 +370,7 @@ impl TryFrom<wire::Welcome> for Welcome {
                 )?)),
             },
             observe_port: port_of(welcome.observe_port),
+            revocations: welcome.revocations,
         })
     }
 }
@@ -384,6 +423,7 @@ impl Refused {
             HelloRefusal::Token => wire::HelloRefusal::Token,
             HelloRefusal::Full => wire::HelloRefusal::Full,
             HelloRefusal::Protocol => wire::HelloRefusal::Protocol,
+            HelloRefusal::Revoked => wire::HelloRefusal::Revoked,
         };
         let cut = self.text.floor_char_boundary(MAX_TEXT_LEN);
         wire::Refused {
@@ -402,6 +442,7 @@ impl TryFrom<wire::Refused> for Refused {
             Ok(wire::HelloRefusal::Token) => HelloRefusal::Token,
             Ok(wire::HelloRefusal::Full) => HelloRefusal::Full,
             Ok(wire::HelloRefusal::Protocol) => HelloRefusal::Protocol,
+            Ok(wire::HelloRefusal::Revoked) => HelloRefusal::Revoked,
             Ok(wire::HelloRefusal::Unspecified) | Err(_) => {
                 return Err(MessageError::Field("reason"));
             }
@@ -420,10 +461,11 @@ fn nonzero(value: u32, field: &'static str) -> Result<u32, MessageError> {
     Ok(value)
 }
 
-/// A message behind its length. Ours are far below the limit: ids, texts and tokens are bounded.
+/// A message behind its length. Ours are below the limits: ids, texts, tokens and statements are
+/// bounded.
 fn framed(message: &impl Message) -> Vec<u8> {
     debug_assert!(
-        message.encoded_len() <= MAX_MESSAGE_LEN,
+        message.encoded_len() <= MAX_LONG_MESSAGE_LEN,
         "a message of {} bytes",
         message.encoded_len()
     );

@@ -47,6 +47,11 @@ impl Deframer {
         }
     }
 
+    /// Takes messages of at most `max` bytes from now on.
+    pub const fn set_max(&mut self, max: usize) {
+        self.max = max;
+    }
+
     /// Adds bytes of the stream.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.taken);
@@ -97,6 +102,10 @@ mod tests {
             fault.unwrap_err().to_string(),
             "a message of 4 bytes; at most 3 are allowed"
         );
+        deframer.set_max(4);
+        assert_eq!(deframer.next_message(), Ok(None));
+        deframer.feed(&[1, 2, 3, 4]);
+        assert_eq!(deframer.next_message(), Ok(Some(&[1, 2, 3, 4][..])));
     }
 
     proptest! {

@@ -118,6 +118,18 @@ fn show(report: &RelayReport, json: bool) -> anyhow::Result<()> {
     writeln!(out, "{} on {}", report.relay, listen.join(", "))?;
     writeln!(out, "{}", life_left(report))?;
     writeln!(out, "registered nodes: {}", report.registrations)?;
+    let revoked = &report.revocations;
+    if revoked.epoch > 0 {
+        let (epoch, cut) = (revoked.epoch, revoked.sessions_cut);
+        writeln!(
+            out,
+            "list of the revoked: epoch {epoch}, {cut} sessions cut"
+        )?;
+    }
+    if let Some(why) = &report.last_certificate_refused {
+        let count = report.certificates_refused;
+        writeln!(out, "certificates refused: {count}, the last: {why}")?;
+    }
     let row = |name: &str, nodes: String, counters: &crate::relay_server::CountersReport| {
         format!(
             "{name:<24} {nodes:>6} {:>16} {:>16} {:>16}",

@@ -43,6 +43,7 @@ pub(super) fn start(
         cluster,
         relay_token,
         shown,
+        revoked: keeper.revoked(),
         fast_lane: fast_lane && tls::has_aes(),
         advertise: config.paths.advertise.clone(),
         idle_teardown: config.paths.idle_teardown,

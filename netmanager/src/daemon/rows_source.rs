@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use netmanager_core::peer::relay_link::Revoked;
 use netmanager_core::rows::{
     Attached, Basics, Interests, Judged, Knowledge, Leased, MAX_GUESTS, RowStore,
 };
 use netmanager_core::table::Scope;
 use weald_proto::addr::Dual;
 use weald_proto::codec::{MAX_MESSAGE_LEN, Message as _};
-use weald_proto::id::{Label, NodeId};
+use weald_proto::id::{Label, NodeId, RelayId};
 use weald_proto::name::ApplicationName;
 use weald_proto::session::{ClusterToNet, PeerToPeer, VERSION};
 use weald_proto::statement::{Lease, Signed, Statement, UnixSeconds};
@@ -164,6 +165,23 @@ impl RowsSource {
         taken
     }
 
+    /// Takes what a relay says of the revoked; true if it is something to act on.
+    pub(super) fn hear_relay(
+        &mut self,
+        relay: &RelayId,
+        signed: &Signed,
+        now: UnixSeconds,
+    ) -> bool {
+        let about = Statement::decode(&signed.statement);
+        if !matches!(about, Ok(Statement::Revocations(_))) {
+            tracing::warn!(%relay, "a relay shows what is not its to show");
+            return false;
+        }
+        let taken = self.take(signed, now);
+        self.is_dirty |= taken;
+        taken
+    }
+
     /// Takes a node that has shown its certificate but has no row.
     pub(super) fn take_guest(&mut self, node: NodeId) {
         if self.guests.len() >= MAX_GUESTS {
@@ -304,6 +322,14 @@ impl RowsSource {
         let lease = self.lease.as_ref().map_or(0, |(lease, _)| lease.epoch);
         let revoked = self.judge.revocations().map_or(0, |list| list.epoch);
         (lease, revoked)
+    }
+
+    /// The newest list of the revoked, as relays are told it.
+    pub(super) fn revoked(&self) -> Revoked {
+        Revoked {
+            epoch: self.epochs().1,
+            list: self.judge.signed_revocations().cloned(),
+        }
     }
 
     pub(super) const fn judge(&self) -> &Judge {

@@ -44,6 +44,8 @@ pub(super) struct ClusterSession {
     judged: BTreeSet<NodeId>,
     waiting: Vec<Waiting>,
     has_news: bool,
+    /// The epoch of the list of the revoked that relays are told.
+    told_relays: u64,
     /// When the cluster may be asked again for a new certificate.
     pub(super) asked_for_certificate: Option<Instant>,
 }
@@ -98,6 +100,12 @@ impl Daemon {
                 }
             }
             Heard::Peer(node, message) => self.hear_peer(&node, *message, now),
+            Heard::Relay(relay, list) => {
+                let source = self.keeper.rows();
+                if source.is_some_and(|source| source.hear_relay(&relay, &list, now)) {
+                    self.session.has_news = true;
+                }
+            }
         }
         self.session.publish();
         self.tell_names();
@@ -288,11 +296,16 @@ impl Daemon {
         let shown = source.shown(&me);
         let revoked = source.judge().revocation_set();
         let clusters = source.revoked_clusters();
+        let newest = source.revoked();
         let handle = self.packets.handle();
         let _ = handle.show_peers(shown);
         if *self.identified.credentials.revoked() != revoked {
             self.identified.credentials.set_revoked(revoked);
             let _ = handle.cut_revoked(clusters);
+        }
+        if newest.epoch > self.session.told_relays {
+            self.session.told_relays = newest.epoch;
+            let _ = handle.set_revoked(newest);
         }
     }
 

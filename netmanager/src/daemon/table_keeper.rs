@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
+use netmanager_core::peer::relay_link::Revoked;
 use netmanager_core::rows::{Attached, with_attached};
 use netmanager_core::table::{Nodes, Snapshot};
 use weald_proto::addr::Dual;
@@ -121,6 +122,11 @@ impl TableKeeper {
             rows.shown(&self.node),
             token.filter(|token| !token.is_empty()),
         )
+    }
+
+    /// The newest list of the revoked, if rows come from a cluster.
+    pub(super) fn revoked(&self) -> Option<Revoked> {
+        self.rows.as_ref().map(RowsSource::revoked)
     }
 
     /// Whether a candidate is what is in use already.

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use netmanager_core::peer::paths::Path;
 use quinn_proto::Dir;
 use weald_proto::codec::{MAX_MESSAGE_LEN, Message as _};
-use weald_proto::id::{Identity, NodeId};
+use weald_proto::id::{Identity, NodeId, RelayId};
 use weald_proto::session::{ALPN, ClusterToNet, NetToCluster, PeerToPeer};
+use weald_proto::statement::Signed;
 use weald_proto::stream::{Deframer, framed};
 
 use super::Driver;
@@ -42,6 +43,8 @@ pub enum Heard {
     Guest(NodeId),
     /// Another node shows what it has.
     Peer(NodeId, Box<PeerToPeer>),
+    /// A relay says who is revoked.
+    Relay(RelayId, Box<Signed>),
 }
 
 /// The session with the cluster, or the attempts to have one.

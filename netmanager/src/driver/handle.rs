@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, TryRecvError};
 
 use netmanager_core::peer::candidates::Interface;
+use netmanager_core::peer::relay_link::Revoked;
 use netmanager_core::table::Snapshot;
 use weald_proto::id::{Label, NodeId};
 use weald_proto::name::ServiceName;
@@ -24,6 +25,7 @@ pub(super) enum Command {
     Release(NodeId),
     RelayToken(Vec<u8>),
     CutRevoked(Vec<Label>),
+    Revoked(Revoked),
     Network(Vec<Interface>),
     OpeningHops(u8),
     Mapped(Vec<SocketAddr>),
@@ -99,6 +101,14 @@ impl DriverHandle {
         self.send(Command::CutRevoked(clusters))
     }
 
+    /// Gives the newest list of the revoked, which relays are told that have an older one.
+    ///
+    /// # Errors
+    /// The packet thread is gone.
+    pub fn set_revoked(&self, revoked: Revoked) -> Result<(), Unavailable> {
+        self.send(Command::Revoked(revoked))
+    }
+
     /// Gives the token that relays ask for.
     ///
     /// # Errors
@@ -161,6 +171,7 @@ impl Driver {
                 Ok(Command::Release(peer)) => self.release(&peer),
                 Ok(Command::RelayToken(token)) => self.set_relay_token(token),
                 Ok(Command::CutRevoked(clusters)) => self.cut_revoked(&clusters),
+                Ok(Command::Revoked(revoked)) => self.tell_relays(revoked),
                 Ok(Command::Network(interfaces)) => self.network_changed(interfaces),
                 Ok(Command::OpeningHops(hops)) => self.opening_hops = hops,
                 Ok(Command::Mapped(mapped)) => self.mappings_changed(mapped),

@@ -8,7 +8,8 @@
 //! status = "/run/weald/relay.sock"     # left out: none
 //!
 //! [pki]
-//! dir = "pki"                          # ca.pem, node.pem and node.key of the relay
+//! dir = "pki"                          # ca.pem, node.pem and node.key of the relay; what nodes tell
+//!                                      # of the revoked is kept there as well
 //!
 //! [cluster]                            # left out: what joining has kept in that folder, if it has
 //! addresses = ["192.0.2.1:10110"]      # who renews the certificate, as host:port

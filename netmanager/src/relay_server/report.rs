@@ -34,6 +34,15 @@ pub struct RelayReport {
     pub handshakes_refused: u64,
     /// Registrations refused because of their tokens.
     pub tokens_refused: u64,
+    /// Handshakes refused because of the nodes' certificates.
+    #[serde(default)]
+    pub certificates_refused: u64,
+    /// What was wrong with the last of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_certificate_refused: Option<String>,
+    /// Who is revoked, as far as the relay has heard.
+    #[serde(default)]
+    pub revocations: RevocationsReport,
     /// Its TCP port.
     #[serde(default)]
     pub tcp: TcpReport,
@@ -41,6 +50,17 @@ pub struct RelayReport {
     pub total: CountersReport,
     /// By the organisation of the sender.
     pub organisations: BTreeMap<String, OrganisationReport>,
+}
+
+/// What nodes have told of the revoked, and what came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RevocationsReport {
+    /// The epoch of the newest list; 0 if there is none.
+    pub epoch: u64,
+    /// Lists that changed nothing: old ones, and those that root has not signed.
+    pub lists_refused: u64,
+    /// Sessions that were ended because the node or its cluster is revoked.
+    pub sessions_cut: u64,
 }
 
 /// What has come to the TCP port, for nodes whose networks let no UDP through.

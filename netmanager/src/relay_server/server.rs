@@ -71,7 +71,7 @@ impl Server {
         let observers = bind_observers(&ports);
         let tcp = bind_tcp(config, &ports, &credentials)?;
         let identity = credentials.identity().to_string();
-        let mut sessions = Sessions::new(credentials)?;
+        let mut sessions = Sessions::new(credentials, &config.pki_dir)?;
         sessions.observe_port = observers.first().map(|port| port.address.port());
         Ok(Self {
             relay: Relay::new(config.rate_bits_per_second, seed, started),
@@ -151,7 +151,10 @@ impl Server {
             registrations: self.relay.links(),
             unregistered_sessions: self.sessions.unregistered(),
             handshakes_refused: self.sessions.handshakes_refused,
-            tokens_refused: self.sessions.tokens_refused,
+            tokens_refused: self.sessions.counts.tokens_refused,
+            certificates_refused: self.sessions.counts.certificates_refused,
+            last_certificate_refused: self.sessions.counts.last_certificate_refused.clone(),
+            revocations: self.sessions.revocations.counted,
             tcp: self.tcp.report(),
             total: (&self.relay.total()).into(),
             organisations: report::organisations(&self.relay),

@@ -6,17 +6,20 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use netmanager_core::relay::{MAX_PACKET, Registration, Relay};
 use netmanager_core::seal::SealKey;
-use quinn_proto::{Connection, Dir, Event, StreamEvent, StreamId, VarInt};
-use tracing::debug;
+use quinn_proto::{Connection, ConnectionError, Dir, Event, StreamEvent, StreamId, VarInt};
+use tracing::{debug, info, warn};
 use weald_proto::relay::{
-    EXPORTER_DOWN, EXPORTER_UP, Hello, HelloRefusal, Limits, MAX_MESSAGE_LEN, NodeMessage, Opened,
-    Refused, RelayMessage, VERSION, Welcome,
+    EXPORTER_DOWN, EXPORTER_UP, Hello, HelloRefusal, Limits, MAX_LONG_MESSAGE_LEN, MAX_MESSAGE_LEN,
+    NodeMessage, Opened, Refused, RelayMessage, VERSION, Welcome,
 };
+use weald_proto::statement::Signed;
 use weald_proto::stream::Deframer;
-use weald_trust::tls::{self, Credentials};
+use weald_trust::tls::{self, Credentials, KeyHash, RevocationSet};
+
+use super::revocations::Revocations;
 
 /// After this time without a packet from a node its session and registration end; nodes keep it
 /// alive more than twice as often.
@@ -39,9 +42,20 @@ const EXPORTER_LABEL: &str = "weald relay";
 pub(super) struct Host<'a> {
     pub(super) relay: &'a mut Relay,
     pub(super) credentials: &'a Credentials,
-    pub(super) tokens_refused: &'a mut u64,
+    pub(super) counts: &'a mut Counts,
+    pub(super) revocations: &'a mut Revocations,
+    /// Set once a list of the revoked is news: then every session is to be looked at.
+    pub(super) list_is_new: bool,
     pub(super) observe_port: Option<u16>,
     pub(super) now: Instant,
+}
+
+/// What is counted of all sessions.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) tokens_refused: u64,
+    pub(super) certificates_refused: u64,
+    pub(super) last_certificate_refused: Option<String>,
 }
 
 /// A session with a node.
@@ -55,6 +69,19 @@ pub(super) struct Session {
     stream: Option<StreamId>,
     inbox: Deframer,
     outbox: Vec<u8>,
+    /// A list of the revoked, or what is left of it to be said: shared, because all nodes get the
+    /// same at the same time. It begins when all else was said.
+    list: Bytes,
+    /// A newer list that waits for that one.
+    next_list: Option<Bytes>,
+    /// The newest list that the node has or is told; none if it takes no lists.
+    knows: Option<u64>,
+    /// Keys that the registration depends on: the node's, and those of its cluster.
+    keys: Vec<KeyHash>,
+    /// Whether the handshake is complete.
+    connected: bool,
+    /// Whether a list of this node was refused: more of them are not told to anybody.
+    has_lied: bool,
     remote: SocketAddr,
     /// Why it ends, once that is decided; nothing is read any more.
     last_words: Option<String>,
@@ -70,6 +97,12 @@ impl Session {
             stream: None,
             inbox: Deframer::new(MAX_MESSAGE_LEN),
             outbox: Vec::new(),
+            list: Bytes::new(),
+            next_list: None,
+            knows: None,
+            keys: Vec::new(),
+            connected: false,
+            has_lied: false,
             last_words: None,
         }
     }
@@ -111,6 +144,43 @@ impl Session {
         self.deadline = Some(now + LAST_WORDS_TIME);
     }
 
+    /// Tells the node the newest list, if its own is older and it takes lists.
+    pub(super) fn tell_list(&mut self, revocations: &Revocations) {
+        let epoch = revocations.epoch();
+        let (Some(knows), Some(told)) = (self.knows, revocations.told()) else {
+            return;
+        };
+        if self.link.is_some() && knows < epoch {
+            self.knows = Some(epoch);
+            self.next_list = Some(told.clone());
+        }
+    }
+
+    /// Ends registration and session if the node's key or that of its cluster is revoked; true if so.
+    pub(super) fn cut_if_revoked(&mut self, revoked: &RevocationSet, host: &mut Host<'_>) -> bool {
+        if self.last_words.is_some() || self.connection.is_closed() {
+            return false;
+        }
+        if self.keys.is_empty() {
+            self.keys = self.shown_keys();
+        }
+        let key = self.keys.iter().find(|key| revoked.keys.contains(key));
+        let peer = tls::peer_identity(self.connection.crypto_session());
+        // Who has yet to show a certificate is judged by the list of then.
+        let Some((key, peer)) = key.zip(peer) else {
+            return false;
+        };
+        let whose = if *key == peer.spki_sha256 {
+            "its key"
+        } else {
+            "the key of its cluster"
+        };
+        let text = format!("{} is cut: {whose} is revoked", peer.identity);
+        info!(epoch = host.revocations.epoch(), "{text}");
+        self.refuse(HelloRefusal::Revoked, text, host);
+        true
+    }
+
     /// Ends registration and session at once.
     pub(super) fn close(&mut self, host: &mut Host<'_>, why: &str) {
         self.deadline = None;
@@ -123,15 +193,20 @@ impl Session {
         match event {
             Event::ConnectionLost { reason } => {
                 debug!(remote = %self.remote, %reason, "session ended");
+                // What we have found ourselves; the rest is the node's word, or nobody's.
+                if let (false, ConnectionError::TransportError(fault)) = (self.connected, reason) {
+                    host.counts.certificates_refused += 1;
+                    host.counts.last_certificate_refused = Some(fault.reason);
+                }
                 self.deadline = None;
                 self.unregister(host);
             }
             Event::Stream(StreamEvent::Opened { dir: Dir::Bi }) if self.stream.is_none() => {
                 self.stream = self.connection.streams().accept(Dir::Bi);
             }
+            Event::Connected => self.connected = true,
             // Reading and writing are tried whatever the event.
             Event::Stream(_)
-            | Event::Connected
             | Event::HandshakeDataReady
             | Event::DatagramReceived
             | Event::DatagramsUnblocked => {}
@@ -188,7 +263,8 @@ impl Session {
                     let request = open.request;
                     self.say(&RelayMessage::Opened(Opened { request, result }));
                 }
-                (Ok(NodeMessage::Open(_)), None) => {
+                (Ok(NodeMessage::Revocations(signed)), Some(_)) => self.hear_list(&signed, host),
+                (Ok(NodeMessage::Open(_) | NodeMessage::Revocations(_)), None) => {
                     let text = "the first message must be Hello".to_owned();
                     self.refuse(HelloRefusal::Protocol, text, host);
                 }
@@ -212,7 +288,7 @@ impl Session {
         let admission = match host.credentials.admit_to_relay(&hello.token, &peer) {
             Ok(admission) => admission,
             Err(error) => {
-                *host.tokens_refused += 1;
+                host.counts.tokens_refused += 1;
                 return self.refuse(HelloRefusal::Token, error.to_string(), host);
             }
         };
@@ -227,6 +303,9 @@ impl Session {
             .expires
             .as_secs()
             .saturating_sub(host.credentials.clock().now().as_secs());
+        self.keys = self.shown_keys();
+        self.keys.push(admission.issuer);
+        self.knows = hello.revocations;
         debug!(node = %admission.node, organisation = %admission.organisation, "registered");
         let registered = host.relay.register(Registration {
             node: admission.node,
@@ -237,13 +316,23 @@ impl Session {
             expires: host.now + Duration::from_secs(life.min(MAX_TOKEN_SECONDS)),
         });
         match registered {
-            Ok(link) => self.welcome(link, host.observe_port),
+            Ok(link) => self.welcome(link, host),
             Err(full) => self.refuse(HelloRefusal::Full, full.to_string(), host),
         }
     }
 
-    fn welcome(&mut self, link: u32, observe_port: Option<u16>) {
+    /// The keys of the node's certificate and of those behind it; none before the handshake is done.
+    fn shown_keys(&self) -> Vec<KeyHash> {
+        let session = self.connection.crypto_session();
+        let chain = session
+            .peer_identity()
+            .filter(|_| !session.is_handshaking());
+        chain.map_or_else(Vec::new, |chain| tls::keys_of_verified(chain.as_ref()))
+    }
+
+    fn welcome(&mut self, link: u32, host: &Host<'_>) {
         self.link = Some(link);
+        self.inbox.set_max(MAX_LONG_MESSAGE_LEN);
         self.deadline = None;
         let max_packet = u32::try_from(MAX_PACKET).unwrap_or(u32::MAX);
         self.say(&RelayMessage::Welcome(Welcome {
@@ -253,8 +342,29 @@ impl Session {
                 max_packet,
                 idle_timeout: IDLE_TIMEOUT,
             },
-            observe_port,
+            observe_port: host.observe_port,
+            revocations: Some(host.revocations.epoch()),
         }));
+        self.tell_list(host.revocations);
+    }
+
+    fn hear_list(&mut self, signed: &Signed, host: &mut Host<'_>) {
+        match host.revocations.take(signed) {
+            Ok(is_new) => {
+                host.list_is_new |= is_new;
+                // It has that list, or an equal one, so it need not be told.
+                self.knows = self.knows.max(Some(host.revocations.epoch()));
+            }
+            // Another node was faster.
+            Err(fault) if fault.is_old() => debug!(%fault, "a list changes nothing"),
+            Err(fault) if self.has_lied => debug!(%fault, "a list changes nothing"),
+            Err(fault) => {
+                let who = tls::peer_identity(self.connection.crypto_session());
+                let who = who.map(|peer| peer.identity.to_string());
+                warn!(who, %fault, "a list of the revoked that a node has brought changes nothing");
+                self.has_lied = true;
+            }
+        }
     }
 
     fn refuse(&mut self, reason: HelloRefusal, text: String, host: &mut Host<'_>) {
@@ -271,11 +381,24 @@ impl Session {
         let Some(id) = self.stream else {
             return;
         };
-        while !self.outbox.is_empty() {
-            match self.connection.send_stream(id).write(&self.outbox) {
-                Ok(written) => drop(self.outbox.drain(..written)),
-                // Blocked: later. Stopped or closed: the session ends by itself.
-                Err(_) => return,
+        let mut stream = self.connection.send_stream(id);
+        loop {
+            // What has begun is said to its end.
+            let written = if !self.list.is_empty() {
+                let written = stream.write_chunks(&mut [self.list.clone()]);
+                written.map(|written| self.list.advance(written.bytes))
+            } else if !self.outbox.is_empty() {
+                let written = stream.write(&self.outbox);
+                written.map(|written| drop(self.outbox.drain(..written)))
+            } else if let Some(list) = self.next_list.take() {
+                self.list = list;
+                Ok(())
+            } else {
+                return;
+            };
+            // Blocked: later. Stopped or closed: the session ends by itself.
+            if written.is_err() {
+                return;
             }
         }
     }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,7 +19,8 @@ use quinn_proto::{
 use weald_proto::relay::{ALPN, HelloRefusal, Refused, RelayMessage};
 use weald_trust::tls::Credentials;
 
-use super::session::{Host, IDLE_TIMEOUT, Session};
+use super::revocations::Revocations;
+use super::session::{Counts, Host, IDLE_TIMEOUT, Session};
 use super::socket::Received;
 
 /// Sessions without a registration that are taken without proof of their address: what a burst of
@@ -50,13 +52,15 @@ pub(super) struct Sessions {
     touched: BTreeSet<usize>,
     buffer: Vec<u8>,
     pub(super) handshakes_refused: u64,
-    pub(super) tokens_refused: u64,
+    pub(super) counts: Counts,
+    pub(super) revocations: Revocations,
     /// Told to every node in Welcome.
     pub(super) observe_port: Option<u16>,
 }
 
 impl Sessions {
-    pub(super) fn new(credentials: Arc<Credentials>) -> anyhow::Result<Self> {
+    /// No sessions yet; what is kept of the revoked lies in `folder`.
+    pub(super) fn new(credentials: Arc<Credentials>, folder: &Path) -> anyhow::Result<Self> {
         let crypto = credentials.server_config(&[ALPN])?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
         server.transport_config(Arc::new(transport_config()));
@@ -70,6 +74,7 @@ impl Sessions {
         // Frames beside QUIC are told apart by that bit.
         endpoint.grease_quic_bit(false);
         Ok(Self {
+            revocations: Revocations::load(Arc::clone(&credentials), folder),
             credentials,
             endpoint: Endpoint::new(Arc::new(endpoint), Some(Arc::new(server)), false, None),
             sessions: BTreeMap::new(),
@@ -79,7 +84,7 @@ impl Sessions {
             touched: BTreeSet::new(),
             buffer: Vec::new(),
             handshakes_refused: 0,
-            tokens_refused: 0,
+            counts: Counts::default(),
             observe_port: None,
         })
     }
@@ -214,7 +219,9 @@ impl Sessions {
             let mut host = Host {
                 relay,
                 credentials: &self.credentials,
-                tokens_refused: &mut self.tokens_refused,
+                counts: &mut self.counts,
+                revocations: &mut self.revocations,
+                list_is_new: false,
                 observe_port: self.observe_port,
                 now,
             };
@@ -264,7 +271,9 @@ impl Sessions {
         let mut host = Host {
             relay,
             credentials: &self.credentials,
-            tokens_refused: &mut self.tokens_refused,
+            counts: &mut self.counts,
+            revocations: &mut self.revocations,
+            list_is_new: false,
             observe_port: self.observe_port,
             now,
         };
@@ -287,6 +296,7 @@ impl Sessions {
                 break;
             }
         }
+        let list_is_new = host.list_is_new;
         if session.link != before {
             before.map(|link| self.links.remove(&link));
             session.link.map(|link| self.links.insert(link, index));
@@ -298,6 +308,33 @@ impl Sessions {
             self.sessions.remove(&index);
         }
         self.arm(index, wake_up.filter(|_| !drained));
+        if list_is_new {
+            self.use_list(relay, now);
+        }
+    }
+
+    /// Ends the sessions of those whom a new list has, and tells it to the others.
+    fn use_list(&mut self, relay: &mut Relay, now: Instant) {
+        let revoked = self.credentials.revoked();
+        for (index, session) in &mut self.sessions {
+            let link = session.link;
+            let mut host = Host {
+                relay,
+                credentials: &self.credentials,
+                counts: &mut self.counts,
+                revocations: &mut self.revocations,
+                list_is_new: false,
+                observe_port: self.observe_port,
+                now,
+            };
+            if session.cut_if_revoked(&revoked, &mut host) {
+                self.revocations.counted.sessions_cut += 1;
+                link.map(|link| self.links.remove(&link));
+            } else {
+                session.tell_list(&self.revocations);
+            }
+            self.touched.insert(*index);
+        }
     }
 
     fn arm(&mut self, index: usize, wake_up: Option<Instant>) {

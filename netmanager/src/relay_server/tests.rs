@@ -19,6 +19,7 @@ use super::*;
 
 mod client;
 mod keeper;
+mod revocations;
 mod tcp;
 
 use client::Client;
@@ -44,14 +45,27 @@ impl World {
     }
 
     fn with(rate_bits_per_second: u64, status: Option<&Path>) -> Self {
-        let cluster = cluster();
+        Self::of(
+            cluster(),
+            Path::new("/nonexistent"),
+            rate_bits_per_second,
+            status,
+        )
+    }
+
+    fn of(
+        cluster: ClusterAuthority,
+        folder: &Path,
+        rate_bits_per_second: u64,
+        status: Option<&Path>,
+    ) -> Self {
         let identity = Identity::Relay(RelayId::new(label("munich"), label("r1")));
         let issued = cluster.issue(&identity, SystemTime::now()).unwrap();
         let credentials = issued.credentials(None, Clock::system()).unwrap();
         let config = RelayConfig {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             tcp_listen: Some(vec!["127.0.0.1:0".parse().unwrap()]),
-            pki_dir: "/nonexistent".into(),
+            pki_dir: folder.to_owned(),
             cluster: Vec::new(),
             rate_bits_per_second,
             status: status.map(Path::to_owned),
@@ -322,6 +336,7 @@ fn who_does_not_keep_to_the_protocol_is_told_how() {
     let version = NodeMessage::Hello(Hello {
         version: 2,
         token: Vec::new(),
+        revocations: None,
     });
     let cases = [
         (

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::list::SIGNATURE_LEN;
 use super::*;
 use crate::stream::LENGTH_LEN;
 
@@ -14,10 +15,22 @@ fn golden_messages_of_a_node() {
     let hello = NodeMessage::Hello(Hello {
         version: 1,
         token: vec![0xaa, 0xbb],
+        revocations: None,
     });
     assert_eq!(
         hello.encode(),
         [0, 0, 0, 8, 0x0a, 6, 0x08, 1, 0x12, 2, 0xaa, 0xbb]
+    );
+    let hello = NodeMessage::Hello(Hello {
+        version: 1,
+        token: vec![0xaa, 0xbb],
+        revocations: Some(300),
+    });
+    assert_eq!(
+        hello.encode(),
+        [
+            0, 0, 0, 11, 0x0a, 9, 0x08, 1, 0x12, 2, 0xaa, 0xbb, 0x18, 0xac, 0x02
+        ]
     );
     let open = NodeMessage::Open(Open {
         request: 7,
@@ -27,6 +40,24 @@ fn golden_messages_of_a_node() {
         open.encode(),
         [0, 0, 0, 9, 0x12, 7, 0x08, 7, 0x12, 3, b'c', b'/', b'n']
     );
+}
+
+fn list() -> Signed {
+    Signed {
+        statement: vec![7, 8],
+        signature: vec![9; SIGNATURE_LEN],
+        cluster: None,
+    }
+}
+
+#[test]
+fn golden_lists_of_the_revoked() {
+    let of_node = NodeMessage::Revocations(list()).encode();
+    let head = [0, 0, 0, 72, 0x1a, 70, 0x0a, 2, 7, 8, 0x12, 64];
+    assert_eq!(of_node, [&head[..], &[9; SIGNATURE_LEN]].concat());
+    let of_relay = RelayMessage::Revocations(list()).encode();
+    let head = [0, 0, 0, 72, 0x3a, 70, 0x0a, 2, 7, 8, 0x12, 64];
+    assert_eq!(of_relay, [&head[..], &[9; SIGNATURE_LEN]].concat());
 }
 
 fn observed(seen: &str) -> RelayMessage {
@@ -46,6 +77,7 @@ fn golden_messages_of_a_relay() {
             idle_timeout: Duration::from_secs(30),
         },
         observe_port: None,
+        revocations: None,
     });
     assert_eq!(
         welcome.encode(),
@@ -84,6 +116,7 @@ fn every_message_of_a_relay_round_trips() {
             idle_timeout: Duration::from_millis(1),
         },
         observe_port: Some(10_251),
+        revocations: Some(0),
     });
     for message in [
         welcome,
@@ -98,8 +131,68 @@ fn every_message_of_a_relay_round_trips() {
         refused(HelloRefusal::Token),
         refused(HelloRefusal::Full),
         refused(HelloRefusal::Protocol),
+        refused(HelloRefusal::Revoked),
+        RelayMessage::Revocations(list()),
     ] {
         assert_eq!(RelayMessage::decode(body(&message.encode())), Ok(message));
+    }
+}
+
+#[test]
+fn every_message_of_a_node_round_trips() {
+    let hello = |revocations| {
+        NodeMessage::Hello(Hello {
+            version: 1,
+            token: vec![1],
+            revocations,
+        })
+    };
+    let open = NodeMessage::Open(Open {
+        request: 7,
+        node: "c/n".parse().unwrap(),
+    });
+    let longest = Signed {
+        statement: vec![0; MAX_REVOCATIONS_LEN],
+        ..list()
+    };
+    for message in [
+        hello(None),
+        hello(Some(0)),
+        hello(Some(u64::MAX)),
+        open,
+        NodeMessage::Revocations(list()),
+        NodeMessage::Revocations(longest),
+    ] {
+        let encoded = message.encode();
+        assert!(encoded.len() <= LENGTH_LEN + MAX_LONG_MESSAGE_LEN);
+        assert_eq!(NodeMessage::decode(body(&encoded)), Ok(message));
+    }
+}
+
+#[test]
+fn only_lists_may_be_long_and_not_beyond_their_limit() {
+    let long = [
+        &[0x2a, 0x84, 0x20, 0x08, 2, 0x12, 0xff, 0x1f][..],
+        &[b'x'; 4095],
+    ]
+    .concat();
+    let fault = RelayMessage::decode(&long).unwrap_err();
+    let (len, max) = (4103, MAX_MESSAGE_LEN);
+    assert_eq!(fault, MessageError::TooLong(TooLong { len, max }));
+    let changed = |statement, signature| {
+        NodeMessage::Revocations(Signed {
+            statement: vec![0; statement],
+            signature: vec![0; signature],
+            cluster: None,
+        })
+    };
+    for (message, field) in [
+        (changed(MAX_REVOCATIONS_LEN + 1, SIGNATURE_LEN), "statement"),
+        (changed(2, SIGNATURE_LEN - 1), "signature"),
+        (changed(2, SIGNATURE_LEN + 1), "signature"),
+    ] {
+        let decoded = NodeMessage::decode(body(&message.encode()));
+        assert_eq!(decoded, Err(MessageError::Field(field)));
     }
 }
 
@@ -130,6 +223,7 @@ fn faults_are_named() {
     let long = NodeMessage::Hello(Hello {
         version: 1,
         token: vec![0; MAX_TOKEN_LEN + 1],
+        revocations: None,
     });
     assert_eq!(
         NodeMessage::decode(body(&long.encode())),

@@ -1,5 +1,8 @@
 //! What this node and one relay say to each other: registration, and whom it can reach there.
 //!
+//! With it goes who is revoked: the relay's epoch comes with its Welcome, and whoever of the two has
+//! the newer list says it. Lists are judged elsewhere.
+//!
 //! Pure: bytes of the stream in, bytes of the stream and events out. The shell owns the QUIC
 //! session and the keys of data frames; one [`RelayLink`] lives as long as one such session.
 
@@ -7,10 +10,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use weald_proto::codec::Message as _;
 use weald_proto::id::NodeId;
 use weald_proto::relay::{
-    Hello, MAX_MESSAGE_LEN, MessageError, NodeMessage, Open, Opened, RelayMessage, VERSION,
+    Hello, MAX_LONG_MESSAGE_LEN, MessageError, NodeMessage, Open, Opened, RelayMessage, VERSION,
+    Welcome,
 };
+use weald_proto::statement::{Signed, Statement};
 use weald_proto::stream::Deframer;
 
 use crate::table::PeerId;
@@ -29,6 +35,18 @@ pub struct RelayLink {
     events: VecDeque<LinkEvent>,
     peers: BTreeMap<PeerId, Target>,
     next_request: u32,
+    revoked: Option<Revoked>,
+    /// The epoch that the relay has; none before it has said so, and if it takes no lists.
+    relay_epoch: Option<u64>,
+}
+
+/// The newest list of the revoked that this node has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Revoked {
+    /// Its epoch; 0 for none.
+    pub epoch: u64,
+    /// As root has signed it.
+    pub list: Option<Signed>,
 }
 
 #[derive(Debug)]
@@ -77,26 +95,38 @@ pub enum LinkEvent {
         /// Which id.
         id: u32,
     },
+    /// The relay says who is revoked; to be judged.
+    Revocations(Signed),
     /// The relay ends the session, and why.
     Ended(String),
 }
 
 impl RelayLink {
-    /// Starts the conversation by showing the token.
+    /// Starts the conversation by showing the token, and which list of the revoked this node has; none
+    /// if it hears of no root that could sign one.
     #[must_use]
-    pub fn new(token: Vec<u8>) -> Self {
+    pub fn new(token: Vec<u8>, revoked: Option<Revoked>) -> Self {
         let hello = NodeMessage::Hello(Hello {
             version: VERSION,
             token,
+            revocations: revoked.as_ref().map(|revoked| revoked.epoch),
         });
         Self {
             registered: false,
-            deframer: Deframer::new(MAX_MESSAGE_LEN),
+            deframer: Deframer::new(MAX_LONG_MESSAGE_LEN),
             outgoing: VecDeque::from([hello.encode()]),
             events: VecDeque::new(),
             peers: BTreeMap::new(),
             next_request: 1,
+            revoked,
+            relay_epoch: None,
         }
+    }
+
+    /// Takes the newest list that this node believes, and tells the relay if its own is older.
+    pub fn set_revoked(&mut self, revoked: Revoked) {
+        self.revoked = Some(revoked);
+        self.tell_revoked();
     }
 
     /// Notes that somebody wants to reach `node`, and asks for its id when it is time.
@@ -186,15 +216,7 @@ impl RelayLink {
 
     fn handle_message(&mut self, message: RelayMessage, now: Instant) {
         match message {
-            RelayMessage::Welcome(welcome) => {
-                self.registered = true;
-                self.events.push_back(LinkEvent::Registered {
-                    link: welcome.link,
-                    observed: welcome.observed,
-                    observe_port: welcome.observe_port,
-                });
-                self.handle_timeout(now);
-            }
+            RelayMessage::Welcome(welcome) => self.handle_welcome(&welcome, now),
             RelayMessage::Opened(opened) => self.handle_opened(&opened, now),
             RelayMessage::Gone { peer: id } => {
                 for target in self.peers.values_mut() {
@@ -218,6 +240,36 @@ impl RelayLink {
             RelayMessage::Refused(refused) => {
                 self.events.push_back(LinkEvent::Ended(refused.to_string()));
             }
+            RelayMessage::Revocations(signed) => {
+                if let Ok(Statement::Revocations(list)) = Statement::decode(&signed.statement) {
+                    self.relay_epoch = self.relay_epoch.max(Some(list.epoch));
+                }
+                self.events.push_back(LinkEvent::Revocations(signed));
+            }
+        }
+    }
+
+    fn handle_welcome(&mut self, welcome: &Welcome, now: Instant) {
+        self.registered = true;
+        self.relay_epoch = welcome.revocations;
+        self.events.push_back(LinkEvent::Registered {
+            link: welcome.link,
+            observed: welcome.observed,
+            observe_port: welcome.observe_port,
+        });
+        self.tell_revoked();
+        self.handle_timeout(now);
+    }
+
+    /// Says the own list to a relay that takes lists and has an older one.
+    fn tell_revoked(&mut self) {
+        let (Some(known), Some(own)) = (self.relay_epoch, &self.revoked) else {
+            return;
+        };
+        if let Some(list) = own.list.as_ref().filter(|_| known < own.epoch) {
+            let message = NodeMessage::Revocations(list.clone());
+            self.outgoing.push_back(message.encode());
+            self.relay_epoch = Some(own.epoch);
         }
     }
 
@@ -239,8 +291,8 @@ impl RelayLink {
 
 #[cfg(test)]
 mod tests {
-    use weald_proto::relay::{HelloRefusal, Limits, OpenRefusal, Refused, Welcome};
-
+    use weald_proto::relay::{HelloRefusal, Limits, OpenRefusal, Refused};
+    use weald_proto::statement::Revocations;
     use weald_proto::stream::LENGTH_LEN;
 
     use super::*;
@@ -258,11 +310,16 @@ mod tests {
     }
 
     fn registered(now: Instant) -> RelayLink {
-        let mut link = RelayLink::new(vec![1, 2, 3]);
+        registered_with(now, None, None)
+    }
+
+    fn registered_with(now: Instant, own: Option<Revoked>, relays: Option<u64>) -> RelayLink {
         let hello = NodeMessage::Hello(Hello {
             version: VERSION,
             token: vec![1, 2, 3],
+            revocations: own.as_ref().map(|own| own.epoch),
         });
+        let mut link = RelayLink::new(vec![1, 2, 3], own);
         assert_eq!(said(&mut link), [hello]);
         let observed = "203.0.113.9:777".parse().unwrap();
         let limits = Limits {
@@ -274,6 +331,7 @@ mod tests {
             observed,
             limits,
             observe_port: Some(10_251),
+            revocations: relays,
         });
         link.handle_stream(&welcome.encode(), now).unwrap();
         let observe_port = Some(10_251);
@@ -298,6 +356,76 @@ mod tests {
 
     fn node() -> NodeId {
         "b/b1".parse().unwrap()
+    }
+
+    /// A list as root would sign it; the signature is others' to look at.
+    fn revoked(epoch: u64) -> Revoked {
+        let statement = Statement::Revocations(Revocations {
+            epoch,
+            ..Revocations::default()
+        });
+        let list = Signed {
+            statement: statement.encode().unwrap(),
+            signature: vec![0; 64],
+            cluster: None,
+        };
+        let list = Some(list).filter(|_| epoch > 0);
+        Revoked { epoch, list }
+    }
+
+    fn told(epoch: u64) -> Vec<NodeMessage> {
+        let list = revoked(epoch).list;
+        list.map(NodeMessage::Revocations).into_iter().collect()
+    }
+
+    #[test]
+    fn a_relay_that_knows_less_is_told_the_list_once() {
+        let now = start();
+        let mut link = registered_with(now, Some(revoked(3)), Some(2));
+        assert_eq!(said(&mut link), told(3));
+        link.set_revoked(revoked(3));
+        assert_eq!(said(&mut link), []);
+        link.set_revoked(revoked(4));
+        assert_eq!(said(&mut link), told(4));
+    }
+
+    #[test]
+    fn a_relay_that_knows_as_much_or_takes_no_lists_is_told_nothing() {
+        let now = start();
+        for relays in [None, Some(3), Some(4)] {
+            let mut link = registered_with(now, Some(revoked(3)), relays);
+            assert_eq!(said(&mut link), [], "{relays:?}");
+        }
+        let mut old = registered_with(now, Some(revoked(3)), None);
+        old.set_revoked(revoked(4));
+        assert_eq!(said(&mut old), []);
+        let mut none = registered_with(now, Some(revoked(0)), Some(0));
+        assert_eq!(said(&mut none), []);
+        none.set_revoked(revoked(1));
+        assert_eq!(said(&mut none), told(1));
+    }
+
+    #[test]
+    fn a_list_is_not_told_before_the_relay_has_said_what_it_has() {
+        let now = start();
+        let mut link = RelayLink::new(vec![], Some(revoked(1)));
+        assert_eq!(said(&mut link).len(), 1, "the hello only");
+        link.set_revoked(revoked(2));
+        assert_eq!(said(&mut link), []);
+        link.handle_timeout(now);
+        assert_eq!(said(&mut link), []);
+    }
+
+    #[test]
+    fn what_a_relay_says_of_the_revoked_is_passed_on_and_not_said_back() {
+        let now = start();
+        let mut link = registered_with(now, Some(revoked(3)), Some(3));
+        let list = revoked(5).list.unwrap();
+        let message = RelayMessage::Revocations(list.clone()).encode();
+        link.handle_stream(&message, now).unwrap();
+        assert_eq!(link.poll_event(), Some(LinkEvent::Revocations(list)));
+        link.set_revoked(revoked(5));
+        assert_eq!(said(&mut link), []);
     }
 
     #[test]
@@ -376,7 +504,7 @@ mod tests {
     #[test]
     fn nothing_is_asked_before_the_registration_and_all_after() {
         let now = start();
-        let mut link = RelayLink::new(vec![]);
+        let mut link = RelayLink::new(vec![], None);
         link.want(PeerId(1), &node(), now);
         assert_eq!(said(&mut link).len(), 1, "the hello only");
         assert_eq!(link.poll_timeout(), None);
@@ -400,7 +528,7 @@ mod tests {
     #[test]
     fn refusals_carry_the_relays_words() {
         let now = start();
-        let mut link = RelayLink::new(vec![]);
+        let mut link = RelayLink::new(vec![], None);
         let refused = Refused {
             reason: HelloRefusal::Token,
             text: "expired yesterday".into(),

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use weald_proto::addr::Pools;
-use weald_proto::id::{Identity, Organisation};
+use weald_proto::id::{Identity, Organisation, RelayId};
 use weald_proto::name::Zone;
 use weald_proto::statement::{
     Grant, InstanceStatement, LeasedInstance, NodeStatement, Revocations, ServiceStatement,
@@ -77,9 +77,13 @@ impl World {
     }
 
     fn lease(&self, name: &str, instances: Vec<LeasedInstance>) -> Signed {
+        self.lease_in(7, name, instances)
+    }
+
+    fn lease_in(&self, epoch: u64, name: &str, instances: Vec<LeasedInstance>) -> Signed {
         self.by_home(Statement::Lease(Lease {
             node: node(name),
-            epoch: 7,
+            epoch,
             expires: self.now + 600,
             node_ip: dual("10.30.0.9"),
             instances,
@@ -219,6 +223,61 @@ fn a_smaller_grant_and_a_revoked_cluster_take_back_what_was_believed() {
     assert_eq!(source.revoked_clusters(), [label("home")]);
     assert_eq!(source.build(&[]).0.nodes.len(), 1, "only this node itself");
     assert_eq!(source.epochs().1, 3);
+}
+
+#[test]
+fn a_peer_that_shows_an_old_lease_gets_nothing_back_not_even_after_a_restart() {
+    let world = World::new();
+    let (state, mut source) = world.fed();
+    let moved = LeasedInstance {
+        instance: "shop.lab.web.lab.1".parse().unwrap(),
+        organisation: Organisation(label("acme")),
+        generation: 6,
+        instance_ip: dual("10.30.1.1"),
+    };
+    let old = || PeerToPeer::Lease(world.lease_in(7, "c", vec![moved.clone()]));
+    let new = PeerToPeer::Lease(world.lease_in(8, "c", Vec::new()));
+    let here = |source: &RowsSource| {
+        let (table, extras) = source.build(&[]);
+        let of_c = extras.leased.iter().filter(|it| it.node == node("c"));
+        let on_c = table.instances.iter().filter(|it| it.node == node("c"));
+        of_c.filter(|it| it.instance.is_some()).count() + on_c.count()
+    };
+    assert!(source.hear_peer(&node("c"), old(), world.now));
+    assert!(here(&source) > 0);
+    assert!(source.hear_peer(&node("c"), new, world.now));
+    assert_eq!(here(&source), 0);
+    assert!(!source.hear_peer(&node("c"), old(), world.now));
+    assert_eq!(here(&source), 0);
+    source.keep_memory(&state);
+    source.keep_rows(&state);
+    drop((state, source));
+    let (_state, mut again) = world.load();
+    assert!(!again.hear_peer(&node("c"), old(), world.now));
+    assert_eq!(here(&again), 0);
+}
+
+#[test]
+fn a_relay_tells_who_is_revoked_and_nothing_else() {
+    let world = World::new();
+    let (_state, mut source) = world.fed();
+    let relay: RelayId = "home/r1".parse().unwrap();
+    let list = |epoch| {
+        world.by_root(Statement::Revocations(Revocations {
+            epoch,
+            ..Revocations::default()
+        }))
+    };
+    assert!(source.hear_relay(&relay, &list(3), world.now));
+    let newest = source.revoked();
+    assert_eq!((newest.epoch, newest.list), (3, Some(list(3))));
+    let mut forged = list(4);
+    forged.signature[0] ^= 1;
+    for wrong in [list(2), forged, world.lease("b", Vec::new())] {
+        assert!(!source.hear_relay(&relay, &wrong, world.now));
+        assert_eq!(source.epochs().1, 3);
+    }
+    assert_eq!(source.build(&[]).0.nodes.len(), 2);
 }
 
 #[test]

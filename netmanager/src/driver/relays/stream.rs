@@ -2,13 +2,14 @@
 
 use netmanager_core::peer::carrier::Carrier;
 use netmanager_core::peer::paths::{Path, RelayIndex};
-use netmanager_core::peer::relay_link::{LinkEvent, RelayLink};
+use netmanager_core::peer::relay_link::{LinkEvent, RelayLink, Revoked};
 use netmanager_core::seal::{Opener, SealKey, Sealer};
 use quinn_proto::{Dir, ReadError, WriteError};
 use weald_proto::relay::{EXPORTER_DOWN, EXPORTER_LABEL, EXPORTER_UP};
 use weald_trust::tls;
 
 use super::{Driver, LinkKeys};
+use crate::driver::cluster::Heard;
 use crate::driver::drive::CloseCode;
 use crate::driver::session::With;
 use crate::quic::Slot;
@@ -17,6 +18,7 @@ impl Driver {
     /// The handshake with a relay is done: derive the keys, open the stream, show the token.
     pub(in crate::driver) fn start_relay_link(&mut self, slot: Slot, index: RelayIndex) {
         let token = self.relay_token().unwrap_or_default().to_vec();
+        let revoked = self.revoked.clone();
         let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
             self.close(slot, CloseCode::UnknownNode);
             return;
@@ -40,9 +42,21 @@ impl Driver {
             sealer: Sealer::new(up),
             opener: Opener::new(down),
         });
-        entry.link = Some(RelayLink::new(token));
+        entry.link = Some(RelayLink::new(token, revoked));
         session.stream = session.connection.streams().open(Dir::Bi);
         self.drive_relay(index);
+    }
+
+    /// Takes the newest list of the revoked, and tells it to the relays that have an older one.
+    pub(in crate::driver) fn tell_relays(&mut self, revoked: Revoked) {
+        let up: Vec<RelayIndex> = self.relays.iter().map(|entry| entry.index).collect();
+        for index in up {
+            if let Some(link) = self.relay_mut(index).and_then(|entry| entry.link.as_mut()) {
+                link.set_revoked(revoked.clone());
+                self.drive_relay(index);
+            }
+        }
+        self.revoked = Some(revoked);
     }
 
     /// Moves bytes between the link's conversation and its stream, and acts on what was said.
@@ -124,6 +138,9 @@ impl Driver {
                     peer: id,
                 };
                 self.withdraw_paths(|path| path == gone);
+            }
+            LinkEvent::Revocations(list) => {
+                (self.heard)(Heard::Relay(entry.id.clone(), Box::new(list)));
             }
             LinkEvent::Ended(reason) => {
                 tracing::warn!(relay = %entry.id, %reason, "the relay ended the session");

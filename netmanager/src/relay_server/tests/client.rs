@@ -10,12 +10,12 @@ use bytes::BytesMut;
 use netmanager_core::seal::{Opener, SealKey, Sealer};
 use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig,
-    Event, StreamId, VarInt,
+    Event, StreamId, VarInt, WriteError,
 };
 use weald_proto::frame::{FrameKind, RELAY_HEADER_LEN, RelayHeader};
 use weald_proto::id::{Identity, NodeId};
 use weald_proto::relay::{
-    ALPN, EXPORTER_DOWN, EXPORTER_UP, Hello, MAX_MESSAGE_LEN, NodeMessage, Open, Opened,
+    ALPN, EXPORTER_DOWN, EXPORTER_UP, Hello, MAX_LONG_MESSAGE_LEN, NodeMessage, Open, Opened,
     RelayMessage, VERSION,
 };
 use weald_proto::stream::Deframer;
@@ -39,6 +39,8 @@ pub(super) struct Client {
     pub(super) link: u32,
     pub(super) lost: Option<String>,
     connected: bool,
+    /// What it says of the list of the revoked that it has.
+    pub(super) epoch: Option<u64>,
     /// It talks to a bridge, so the relay does not see its socket.
     pub(super) over_tcp: bool,
 }
@@ -62,13 +64,14 @@ impl Client {
             handle,
             connection,
             stream: None,
-            inbox: Deframer::new(MAX_MESSAGE_LEN),
+            inbox: Deframer::new(MAX_LONG_MESSAGE_LEN),
             messages: VecDeque::new(),
             frames: VecDeque::new(),
             keys: None,
             link: 0,
             lost: None,
             connected: false,
+            epoch: None,
             over_tcp: false,
         }
     }
@@ -78,6 +81,7 @@ impl Client {
         let hello = NodeMessage::Hello(Hello {
             version: VERSION,
             token: token.to_vec(),
+            revocations: self.epoch,
         });
         self.say_first(&hello.encode())
     }
@@ -108,6 +112,24 @@ impl Client {
     pub(super) fn say(&mut self, bytes: &[u8]) {
         let mut stream = self.connection.send_stream(self.stream.unwrap());
         assert_eq!(stream.write(bytes).unwrap(), bytes.len());
+    }
+
+    /// Says bytes that the stream may take in parts only.
+    pub(super) fn say_all(&mut self, mut bytes: &[u8]) {
+        let id = self.stream.unwrap();
+        self.wait(|client| {
+            match client.connection.send_stream(id).write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) => assert_eq!(error, WriteError::Blocked),
+            }
+            bytes.is_empty()
+        });
+        self.flush();
+    }
+
+    /// Whether the handshake is complete on this side.
+    pub(super) const fn is_connected(&mut self) -> bool {
+        self.connected
     }
 
     pub(super) fn open(&mut self, node: &NodeId) -> Opened {
