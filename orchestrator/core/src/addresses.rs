@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use weald_proto::id::Organisation;
 
 pub use cluster::{ClusterAddresses, Holder};
 use quarantine::Quarantine;
@@ -117,20 +118,24 @@ pub enum AddressError {
         pool: IpNetwork,
     },
     /// It has an owner.
-    #[error("address {ip} belongs to {owner}; choose another")]
+    #[error("address {ip} {}; choose another", owner.with("belongs to", "is taken"))]
     Taken {
         /// The address.
         ip: IpAddr,
-        /// Its owner, in words.
-        owner: String,
+        /// Its owner.
+        owner: Owner,
     },
     /// It was returned a short time ago, and a lease may still name it.
-    #[error("address {ip} was returned by {owner} and is free in {} s; choose another or wait", left.as_secs())]
+    #[error(
+        "address {ip} {} and is free in {} s; choose another or wait",
+        owner.with("was returned by", "was returned"),
+        left.as_secs()
+    )]
     Quarantined {
         /// The address.
         ip: IpAddr,
-        /// Who had it, in words.
-        owner: String,
+        /// Who had it.
+        owner: Owner,
         /// For how long yet.
         left: Duration,
     },
@@ -147,6 +152,52 @@ pub enum AddressError {
     /// No address of either family is left.
     #[error("no address is left for {0}; remove something, or configure larger pools")]
     Exhausted(String),
+}
+
+impl AddressError {
+    /// The same for somebody who may know of these organisations' things only, and of nothing that is
+    /// no organisation's, as blocks of clusters are.
+    #[must_use]
+    pub fn told_to(self, knows: impl Fn(&Organisation) -> bool) -> Self {
+        match self {
+            Self::Taken { ip, owner } => Self::Taken {
+                ip,
+                owner: owner.told_to(knows),
+            },
+            Self::Quarantined { ip, owner, left } => Self::Quarantined {
+                ip,
+                owner: owner.told_to(knows),
+                left,
+            },
+            same @ (Self::OutsidePool { .. } | Self::Block { .. } | Self::Exhausted(_)) => same,
+        }
+    }
+}
+
+/// Who has an address, as far as whoever asks may know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// In words, and the tenant that it is, if it is one.
+    Told(String, Option<Organisation>),
+    /// Somebody of whom nothing is said.
+    Hidden,
+}
+
+impl Owner {
+    fn told_to(self, knows: impl Fn(&Organisation) -> bool) -> Self {
+        match self {
+            Self::Told(words, Some(tenant)) if knows(&tenant) => Self::Told(words, Some(tenant)),
+            Self::Told(..) | Self::Hidden => Self::Hidden,
+        }
+    }
+
+    /// What is said of the owner, or without one.
+    fn with(&self, told: &str, hidden: &str) -> String {
+        match self {
+            Self::Told(words, _) => format!("{told} {words}"),
+            Self::Hidden => hidden.to_owned(),
+        }
+    }
 }
 
 /// The address at an offset of a network; none beyond its end.

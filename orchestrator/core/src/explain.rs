@@ -51,6 +51,33 @@ impl History {
         self.attempts.iter()
     }
 
+    /// The same for somebody who `sees` some clusters only and `knows` of some instances only: nothing is
+    /// said of the others.
+    #[must_use]
+    pub fn told_to(
+        &self,
+        sees: impl Fn(&str) -> bool,
+        knows: impl Fn(&InstanceId) -> bool,
+    ) -> Self {
+        let cluster = |by: &str| by.split('/').next().is_some_and(&sees);
+        let told = |attempt: &Attempt| {
+            let mut attempt = attempt.clone();
+            attempt.refusals.retain(|refusal| cluster(&refusal.by));
+            for refusal in &mut attempt.refusals {
+                if let Reason::PortTaken { by, .. } = &mut refusal.reason
+                    && !by.parse::<InstanceId>().is_ok_and(|id| knows(&id))
+                {
+                    by.clear();
+                }
+            }
+            attempt
+        };
+        Self {
+            forgotten: self.forgotten,
+            attempts: self.attempts.iter().map(told).collect(),
+        }
+    }
+
     /// The text for a user, a line per refusal, the newest attempt first; ends with a newline.
     #[must_use]
     pub fn explain(&self, instance: &InstanceId, now: Now) -> String {
@@ -153,6 +180,9 @@ impl fmt::Display for Told<'_> {
             }
             Reason::Constraint { text } => write!(f, "constraint: {}", Shown(text)),
             Reason::Unavailable { text } => write!(f, "not available: {}", Shown(text)),
+            Reason::PortTaken { port, by } if by.is_empty() => {
+                write!(f, "port {} is taken", Shown(port))
+            }
             Reason::PortTaken { port, by } => {
                 write!(f, "port {} is taken by {}", Shown(port), Shown(by))
             }

@@ -27,7 +27,7 @@ use orchestrator_core::record::{Record, Write};
 use orchestrator_core::root::{self, Command, CommandError, Root, Scope};
 use orchestrator_core::sla::{self, ApplicationDraft};
 use orchestrator_core::worker::{self, RuntimeEvent, Worker};
-use weald_proto::addr::Pools;
+use weald_proto::addr::{Dual, Pools};
 use weald_proto::codec::Message as _;
 use weald_proto::control::{
     ClusterToRoot, ClusterToWorker, NodeCapacity, Phase, Reason, Standing, WorkerToCluster,
@@ -802,17 +802,44 @@ fn what_a_user_may_not_see_does_not_exist() {
             format!("there is no service {service}")
         );
     }
-    let other = tiers
-        .command(Command::Apply(
+    let mut pinned = draft("other", 500, 400);
+    let taken = tiers.root.services().next().unwrap().spec.round_robin;
+    pinned.services[0].spec.round_robin = Dual { v6: None, ..taken };
+    let ip = taken.v4.unwrap();
+    let root = Scope::All;
+    for (scope, draft, told) in [
+        (
+            &rival,
             draft("shop", 500, 400),
-            organisation("rival"),
-        ))
-        .unwrap_err();
-    assert_eq!(
-        other.to_string(),
-        "application shop.prod exists already; choose another name or namespace: rows, leases and \
-         names carry the application's name alone, so all organisations share its namespaces"
-    );
+            "application shop.prod is taken; choose another name or namespace: all organisations \
+             share them"
+                .to_owned(),
+        ),
+        (
+            &root,
+            draft("shop", 500, 400),
+            "application shop.prod is taken by organisation acme; choose another name or \
+             namespace: all organisations share them"
+                .to_owned(),
+        ),
+        (
+            &rival,
+            pinned.clone(),
+            format!("service other.prod.web.prod: address {ip} is taken; choose another"),
+        ),
+        (
+            &root,
+            pinned,
+            format!(
+                "service other.prod.web.prod: address {ip} belongs to rr of service \
+                 shop.prod.web.prod; choose another"
+            ),
+        ),
+    ] {
+        let apply = Command::Apply(draft, organisation("rival"));
+        let refused = tiers.root.command(apply, scope, now).unwrap_err();
+        assert_eq!(refused.to_string(), told);
+    }
     assert_eq!(tiers.root.services().count(), 1);
 }
 

@@ -58,9 +58,9 @@ pub(super) struct ClusterStatus {
     /// `alive`, `suspect`, `dead` or `gone`.
     #[schema(value_type = String)]
     standing: Standing,
-    /// The organisation that owns it.
-    owner: String,
-    /// The organisations whose instances may run there; null means all.
+    /// The organisation that owns it; null if that is another one's affair.
+    owner: Option<String>,
+    /// The organisations whose instances may run there, of those that one may know of; null means all.
     organisations: Option<Vec<String>>,
     /// The blocks of instance addresses that it was granted.
     blocks: Vec<String>,
@@ -72,14 +72,23 @@ pub(super) struct ClusterStatus {
 }
 
 impl ClusterStatus {
-    fn new(cluster: &ClusterState, standing: Standing, sums: Option<&Aggregate>) -> Self {
+    fn new(
+        cluster: &ClusterState,
+        standing: Standing,
+        sums: Option<&Aggregate>,
+        user: &User,
+    ) -> Self {
         let sums = sums.cloned().unwrap_or_default();
+        let scope = user.scope();
+        // Who owns a cluster knows whom it lets in.
+        let owns = scope.has(&cluster.owner);
         let hosts = cluster.organisations.as_ref();
+        let hosts = hosts.map(|all| all.iter().filter(|it| owns || scope.has(it)));
         Self {
             name: cluster.name.to_string(),
             standing,
-            owner: cluster.owner.to_string(),
-            organisations: hosts.map(|all| all.iter().map(ToString::to_string).collect()),
+            owner: owns.then(|| cluster.owner.to_string()),
+            organisations: hosts.map(|all| all.map(ToString::to_string).collect()),
             blocks: cluster.blocks.iter().map(ToString::to_string).collect(),
             nodes: sums.nodes,
             millicpus: sums.total.millicpus,
@@ -100,7 +109,7 @@ pub(super) async fn statuses(
     let views = state.look(move |root, _| {
         root.clusters()
             .filter(|(cluster, ..)| user.0.sees(cluster))
-            .map(|(cluster, standing, sums, _)| ClusterStatus::new(cluster, standing, sums))
+            .map(|(cluster, standing, sums, _)| ClusterStatus::new(cluster, standing, sums, &user))
             .collect()
     });
     views.await.map(Json)

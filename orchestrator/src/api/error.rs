@@ -127,9 +127,11 @@ impl From<CallError> for ApiError {
             CallError::Command(CommandError::Unknown { .. }) => {
                 Self::new(StatusCode::NOT_FOUND, message)
             }
-            CallError::Command(CommandError::Exists { .. } | CommandError::Revoked { .. }) => {
-                Self::new(StatusCode::CONFLICT, message)
-            }
+            CallError::Command(
+                CommandError::Exists { .. }
+                | CommandError::Taken { .. }
+                | CommandError::Revoked { .. },
+            ) => Self::new(StatusCode::CONFLICT, message),
             CallError::Command(CommandError::Addresses { .. } | CommandError::TooMany { .. }) => {
                 Self::unprocessable(message)
             }

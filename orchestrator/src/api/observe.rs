@@ -1,13 +1,13 @@
 //! How things are: what runs where, why, and what it wrote; and figures for Prometheus.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use orchestrator_core::explain::present;
+use orchestrator_core::explain::{History, present};
 use orchestrator_core::root::{Instance, Root, Scope};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -194,12 +194,31 @@ pub(super) async fn explain(
         instance.map(|it| {
             let node = it.node.as_ref().map(ToString::to_string);
             let present = present(&id, word(it.phase()), node.as_deref(), &it.detail);
-            present + &it.history.explain(&id, now)
+            present + &history_for(root, it, &user).explain(&id, now)
         })
     });
     let text = text.await?;
     let text = text.ok_or_else(|| ApiError::unknown("instance", &name))?;
     Ok(plain(text))
+}
+
+/// What of an instance's attempts its user may know: nothing of clusters that are not shown to it, and
+/// of what others have there only that it is in the way.
+fn history_for(root: &Root, instance: &Instance, user: &User) -> History {
+    let scope = user.scope();
+    if scope == Scope::All {
+        return instance.history.clone();
+    }
+    let seen: BTreeSet<String> = root
+        .clusters()
+        .filter(|(cluster, ..)| user.0.sees(cluster))
+        .map(|(cluster, ..)| cluster.name.to_string())
+        .collect();
+    let knows = |id: &InstanceId| {
+        let owner = root.owner_of(&id.service);
+        owner.is_some_and(|owner| scope.has(owner))
+    };
+    instance.history.told_to(|name| seen.contains(name), knows)
 }
 
 fn plain(text: String) -> Response {

@@ -149,7 +149,7 @@ pub(super) struct Node {
 pub(super) struct Cluster {
     pub(super) name: String,
     pub(super) standing: String,
-    pub(super) owner: String,
+    pub(super) owner: Option<String>,
     organisations: Option<Vec<String>>,
     pub(super) blocks: Vec<String>,
     pub(super) nodes: u32,

@@ -165,7 +165,7 @@ pub(super) async fn cluster(
         table.row([
             it.name,
             it.standing,
-            it.owner,
+            it.owner.unwrap_or_default(),
             it.nodes.to_string(),
             format!("{}/{}", it.free_millicpus, it.millicpus),
             format!("{}/{}", it.free_memory_mib, it.memory_mib),

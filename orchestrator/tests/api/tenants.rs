@@ -152,6 +152,90 @@ async fn clusters_of_others_are_not_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_names_nothing_of_others() {
+    let lab = Lab::start().await;
+    let pia = lab.user("pia", "acme", "Application_Provider").await;
+    let eve = lab.user("eve", "evil", "Admin").await;
+    let mut shop = sla("shop", &["web"]);
+    let service = &mut shop["applications"][0]["microservices"][0];
+    service["addresses"] = json!({"rr_ip": "10.30.0.1"});
+    // Before there are clusters: the first addresses go to them.
+    lab.post("/api/v1/apply", &pia, &shop).await.json(200);
+    lab.cluster("munich", "root", None).await;
+    lab.cluster("berlin", "acme", Some("acme")).await;
+    lab.cluster("augsburg", "acme", None).await;
+    let names_others = |text: &str| {
+        let others = ["acme", "pia", "berlin", "shop.dev.web"];
+        others.iter().any(|it| text.contains(it))
+    };
+
+    // A name and an address that are taken, by both ways of applying.
+    let mut pinned = sla("mine", &["web"]);
+    let service = &mut pinned["applications"][0]["microservices"][0];
+    service["addresses"] = json!({"rr_ip": "10.30.0.1"});
+    let before = lab.everything().await;
+    for path in ["/api/v1/apply", "/api/application"] {
+        let taken = lab
+            .post(path, &eve, &sla("shop", &["db"]))
+            .await
+            .refused(409);
+        let said = "application shop.dev is taken; choose another name";
+        assert!(taken.contains(said) && !names_others(&taken), "{taken}");
+        let taken = lab.post(path, &eve, &pinned).await.refused(422);
+        let said = "address 10.30.0.1 is taken; choose another";
+        assert!(taken.contains(said) && !names_others(&taken), "{taken}");
+        // Whoever administrates everything is told whose it is.
+        let known = lab.post(path, &lab.ada, &sla("shop", &["db"])).await;
+        let known = known.refused(409);
+        assert!(known.contains("taken by organisation acme"), "{known}");
+        let known = lab.post(path, &lab.ada, &pinned).await.refused(422);
+        assert!(
+            known.contains("belongs to rr of service shop.dev.web.dev"),
+            "{known}"
+        );
+        // And so is whose it is.
+        let own = lab.post(path, &pia, &pinned).await.refused(422);
+        assert!(
+            own.contains("belongs to rr of service shop.dev.web.dev"),
+            "{own}"
+        );
+    }
+    assert_eq!(lab.everything().await, before);
+
+    // Nothing is told of clusters that one does not see, and of the others not whom else they host.
+    lab.refuse(true);
+    let mine = sla("mine", &["web"]);
+    lab.post("/api/v1/apply?deploy=1", &eve, &mine)
+        .await
+        .json(200);
+    lab.until("/api/v1/instances", |it| {
+        let detail = it[0]["detail"].as_str().unwrap_or_default();
+        detail.starts_with("no cluster can take it now")
+    })
+    .await;
+    let path = "/api/v1/instances/mine.dev.web.dev.0/explain";
+    let all = lab.get(path, &lab.ada).await.body;
+    assert!(all.contains("berlin: constraint: it may not host"), "{all}");
+    let own = lab.get(path, &eve).await.body;
+    assert!(own.contains("munich/a1: no address is left"), "{own}");
+    assert!(!names_others(&own), "{own}");
+    let clusters = lab.get("/api/v1/clusters", &eve).await;
+    let listed = clusters.json(200);
+    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
+    assert!(!names_others(&listed.to_string()), "{listed}");
+    let berlin = |it: &serde_json::Value| {
+        let all = it.as_array().unwrap().iter();
+        all.clone()
+            .find(|it| it["name"] == "berlin")
+            .cloned()
+            .unwrap()
+    };
+    let seen = berlin(&lab.get("/api/v1/clusters", &pia).await.json(200));
+    assert_eq!(seen["owner"], json!("acme"));
+    assert_eq!(seen["organisations"], json!(["acme"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_role_may_what_it_is_for() {
     let lab = Lab::start().await;
     let provider = lab.user("pia", "acme", "Application_Provider").await;

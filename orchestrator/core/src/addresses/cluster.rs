@@ -15,7 +15,7 @@ use weald_proto::id::NodeId;
 use weald_proto::name::InstanceId;
 use weald_proto::statement::Grant;
 
-use super::{AddressError, BlockKind, Plan, Quarantine, addresses};
+use super::{AddressError, BlockKind, Owner, Plan, Quarantine, addresses};
 use crate::Now;
 
 /// Who has an address of a cluster.
@@ -126,11 +126,11 @@ impl ClusterAddresses {
     /// Somebody else has the address, or it rests.
     pub fn adopt(&mut self, ip: IpAddr, holder: Holder, now: Now) -> Result<(), AddressError> {
         if let Some(owner) = self.owners.get(&ip).filter(|it| **it != holder) {
-            let owner = owner.to_string();
+            let owner = Owner::Told(owner.to_string(), None);
             return Err(AddressError::Taken { ip, owner });
         }
         if let Some((owner, left)) = self.held.get(&ip, now).filter(|(it, _)| **it != holder) {
-            let owner = owner.to_string();
+            let owner = Owner::Told(owner.to_string(), None);
             return Err(AddressError::Quarantined { ip, owner, left });
         }
         self.held.take(&ip);
@@ -144,7 +144,7 @@ impl ClusterAddresses {
     /// Somebody has the address.
     pub fn hold(&mut self, ip: IpAddr, holder: Holder, now: Now) -> Result<(), AddressError> {
         if let Some(owner) = self.owners.get(&ip) {
-            let owner = owner.to_string();
+            let owner = Owner::Told(owner.to_string(), None);
             return Err(AddressError::Taken { ip, owner });
         }
         self.held.hold(ip, holder, now);

@@ -13,7 +13,7 @@ use weald_proto::addr::Dual;
 use weald_proto::id::{Label, Organisation};
 use weald_proto::name::ServiceName;
 
-use super::{AddressError, BlockKind, Plan, Quarantine, addresses, blocks};
+use super::{AddressError, BlockKind, Owner, Plan, Quarantine, addresses, blocks};
 use crate::Now;
 
 /// Whose a service address is.
@@ -31,6 +31,12 @@ impl fmt::Display for ServiceOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let policy = if self.closest { "closest" } else { "rr" };
         write!(f, "{policy} of service {}", self.service)
+    }
+}
+
+impl ServiceOwner {
+    fn told(&self) -> Owner {
+        Owner::Told(self.to_string(), Some(self.organisation.clone()))
     }
 }
 
@@ -206,7 +212,7 @@ impl RootAddresses {
     /// Somebody has it, or it is outside its pool.
     pub fn hold(&mut self, ip: IpAddr, owner: ServiceOwner, now: Now) -> Result<(), AddressError> {
         if let Some(has) = self.services.get(&ip) {
-            let owner = has.to_string();
+            let owner = has.told();
             return Err(AddressError::Taken { ip, owner });
         }
         self.available(ip, &owner, now)?;
@@ -301,11 +307,11 @@ impl RootAddresses {
             return Err(AddressError::OutsidePool { ip, pool });
         }
         if let Some(has) = self.services.get(&ip).filter(|it| *it != owner) {
-            let owner = has.to_string();
+            let owner = has.told();
             return Err(AddressError::Taken { ip, owner });
         }
         if let Some((block, cluster)) = self.blocks.iter().find(|(block, _)| block.contains(ip)) {
-            let owner = format!("block {block} of cluster {cluster}");
+            let owner = Owner::Told(format!("block {block} of cluster {cluster}"), None);
             return Err(AddressError::Taken { ip, owner });
         }
         let block = self
@@ -314,10 +320,10 @@ impl RootAddresses {
             .find(|(block, _)| block.contains(ip));
         let block = block.and_then(|(block, had)| {
             let (_, left) = self.held_blocks.get(&block, now)?;
-            Some((format!("cluster {had}"), left))
+            Some((Owner::Told(format!("cluster {had}"), None), left))
         });
         let single = self.held.get(&ip, now).filter(|(had, _)| *had != owner);
-        let single = single.map(|(had, left)| (had.to_string(), left));
+        let single = single.map(|(had, left)| (had.told(), left));
         match block.or(single) {
             Some((owner, left)) => Err(AddressError::Quarantined { ip, owner, left }),
             None => Ok(()),

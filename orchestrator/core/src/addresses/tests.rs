@@ -188,6 +188,53 @@ fn pins_that_collide_are_all_refused_and_nothing_changes() {
 }
 
 #[test]
+fn of_what_others_have_only_that_it_is_taken_is_told() {
+    let mut root = root();
+    let other = Organisation(label("other"));
+    let web = pins(dual("10.30.40.1", ""), Dual::default());
+    root.assign(&service("web"), &acme(), &web, at(0)).unwrap();
+    let left = pins(dual("10.30.40.2", ""), Dual::default());
+    root.assign(&service("old"), &acme(), &left, at(0)).unwrap();
+    root.release(&service("old"), at(0));
+    root.grant(&label("munich"), BlockKind::V4, at(0)).unwrap();
+    let mut told = |ip: &str, to: &Organisation| {
+        let wanted = pins(dual(ip, ""), Dual::default());
+        let errors = root.assign(&service("db"), &other, &wanted, at(0));
+        let errors = errors.unwrap_err().into_iter();
+        let told = errors.map(|it| it.told_to(|of| of == to));
+        shown(told.collect()).join("; ")
+    };
+    for (ip, hidden, known) in [
+        (
+            "10.30.40.1",
+            "address 10.30.40.1 is taken; choose another",
+            "address 10.30.40.1 belongs to rr of service shop.prod.web.front; choose another",
+        ),
+        (
+            "10.30.40.2",
+            "address 10.30.40.2 was returned and is free in 100 s; choose another or wait",
+            "address 10.30.40.2 was returned by rr of service shop.prod.old.front and is free in \
+             100 s; choose another or wait",
+        ),
+        (
+            "10.30.0.7",
+            "address 10.30.0.7 is taken; choose another",
+            "address 10.30.0.7 is taken; choose another",
+        ),
+        (
+            "192.0.2.1",
+            "address 192.0.2.1 cannot be assigned from 10.30.0.0/16; choose one inside, not the \
+             first or last",
+            "address 192.0.2.1 cannot be assigned from 10.30.0.0/16; choose one inside, not the \
+             first or last",
+        ),
+    ] {
+        assert_eq!(told(ip, &other), hidden);
+        assert_eq!(told(ip, &acme()), known);
+    }
+}
+
+#[test]
 fn what_a_service_returns_rests_for_a_lease_lifetime_except_for_itself() {
     let mut root = root();
     let pinned = pins(dual("10.30.40.1", ""), Dual::default());

@@ -120,6 +120,40 @@ fn the_newest_attempt_comes_first_and_every_reason_has_words() {
 }
 
 #[test]
+fn of_what_somebody_may_not_know_nothing_is_said() {
+    let taken = |by: &str| Reason::PortTaken {
+        port: "80/tcp".to_owned(),
+        by: by.to_owned(),
+    };
+    let mut history = History::default();
+    history.record(attempt(
+        1,
+        vec![
+            refusal("munich/a1", taken("shop.prod.web.front.1")),
+            refusal("munich/a2", taken("bank.prod.vault.front.0")),
+            refusal("munich/a3", taken("no instance")),
+            refusal("berlin/b1", Reason::NoAddress),
+            refusal("berlin", Reason::NoAddress),
+            refusal("berlin-2", Reason::NoAddress),
+        ],
+        None,
+    ));
+    let told = history.told_to(
+        |cluster| cluster == "munich",
+        |id| id.service.application.name.as_str() == "shop",
+    );
+    assert_eq!(
+        told.explain(&instance(), at(1_000)),
+        "shop.prod.web.front.0: 1 attempt\n\
+         attempt 1, generation 1, 0 s ago: taken by nobody, 3 refusals\n\
+         \x20 munich/a1: port 80/tcp is taken by shop.prod.web.front.1\n\
+         \x20 munich/a2: port 80/tcp is taken\n\
+         \x20 munich/a3: port 80/tcp is taken\n"
+    );
+    assert_eq!(history.told_to(|_| true, |_| false).attempts().count(), 1);
+}
+
+#[test]
 fn without_an_attempt_it_says_so() {
     assert_eq!(
         History::default().explain(&instance(), at(0)),

@@ -9,7 +9,7 @@ use weald_proto::spec::ServiceSpec;
 use super::state;
 use super::{Application, CommandError, Done, Root, Scope, Service, Step};
 use crate::Now;
-use crate::addresses::{Pins, RootAddresses};
+use crate::addresses::{AddressError, Pins, RootAddresses};
 use crate::record::{RecordError, Write};
 use crate::sla::{ApplicationDraft, ServiceDraft};
 
@@ -36,6 +36,7 @@ impl Root {
         drafts: Vec<ApplicationDraft>,
         organisation: &Organisation,
         new: bool,
+        scope: &Scope,
         now: Now,
         step: &mut Step,
     ) -> Result<Done, CommandError> {
@@ -43,7 +44,7 @@ impl Root {
         let mut addresses = self.addresses.clone();
         let mut planned = Vec::new();
         for draft in drafts {
-            planned.push(self.plan(draft, organisation, new, &mut addresses, now)?);
+            planned.push(self.plan(draft, organisation, new, scope, &mut addresses, now)?);
         }
         self.addresses = addresses;
         let mut done = Done::default();
@@ -80,17 +81,23 @@ impl Root {
         mut draft: ApplicationDraft,
         organisation: &Organisation,
         new: bool,
+        scope: &Scope,
         addresses: &mut RootAddresses,
         now: Now,
     ) -> Result<Planned, CommandError> {
         let known = self.applications.values().find(|it| it.name == draft.name);
-        let foreign = known.is_some_and(|it| it.organisation != *organisation);
-        if foreign || (new && known.is_some()) {
+        if let Some(foreign) = known.filter(|it| it.organisation != *organisation) {
+            return Err(CommandError::Taken {
+                kind: "application",
+                name: draft.name.to_string(),
+                owner: Some(foreign.organisation.clone()).filter(|it| scope.has(it)),
+            });
+        }
+        if new && known.is_some() {
             return Err(CommandError::Exists {
                 kind: "application",
                 name: draft.name.to_string(),
-                remedy: "choose another name or namespace: rows, leases and names carry the \
-                         application's name alone, so all organisations share its namespaces",
+                remedy: "choose another name or namespace, or add services to it",
             });
         }
         let known = known.cloned();
@@ -118,7 +125,7 @@ impl Root {
             let assigned = addresses.assign(&name, organisation, &pins, now);
             let assigned = assigned.map_err(|errors| CommandError::Addresses {
                 service: name,
-                errors,
+                errors: told_to(errors, scope),
             })?;
             service.spec.round_robin = assigned.round_robin;
             service.spec.closest = assigned.closest;
@@ -200,6 +207,17 @@ impl Root {
         self.sign_service(&service, step);
         self.services.insert(id.clone(), service);
         Ok(id)
+    }
+}
+
+/// What of these faults somebody may know.
+fn told_to(errors: Vec<AddressError>, scope: &Scope) -> Vec<AddressError> {
+    match scope {
+        Scope::All => errors,
+        Scope::Of(_) => {
+            let told = errors.into_iter().map(|it| it.told_to(|of| scope.has(of)));
+            told.collect()
+        }
     }
 }
 

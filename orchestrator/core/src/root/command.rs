@@ -120,6 +120,19 @@ pub enum CommandError {
         /// What to do.
         remedy: &'static str,
     },
+    /// Something of another organisation has the name; whose it is, is for those who see everything.
+    #[error(
+        "{kind} {name} is taken{}; choose another name or namespace: all organisations share them",
+        .owner.as_ref().map(|owner| format!(" by organisation {owner}")).unwrap_or_default()
+    )]
+    Taken {
+        /// What sort of thing.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Whose it is; none if whoever asks may not know.
+        owner: Option<Organisation>,
+    },
     /// Addresses that a service asks for cannot be had.
     #[error("service {service}: {}", .errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Addresses {

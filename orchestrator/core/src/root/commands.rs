@@ -22,13 +22,13 @@ impl Root {
         let mut step = Step::default();
         let done = match command {
             Command::Apply(draft, organisation) => {
-                self.apply(vec![draft], &organisation, false, now, &mut step)?
+                self.apply(vec![draft], &organisation, false, scope, now, &mut step)?
             }
             Command::ApplyAll {
                 drafts,
                 organisation,
                 new,
-            } => self.apply(drafts, &organisation, new, now, &mut step)?,
+            } => self.apply(drafts, &organisation, new, scope, now, &mut step)?,
             Command::Describe(id, description) => {
                 self.describe(&id, description, scope, &mut step)?;
                 Done::default()
