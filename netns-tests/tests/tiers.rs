@@ -122,6 +122,31 @@ fn nodes_in_table(tiers: &Tiers<'_>, machine: &str) -> Result<BTreeSet<String>> 
     Ok(nodes.map(str::to_owned).collect())
 }
 
+/// The relay has ended the session of a node that was revoked at `since`, goes on with the other one,
+/// and refuses the node when it dials again.
+fn is_cut_by_the_relay(tiers: &mut Tiers<'_>, id: &str, since: Instant) -> Result<()> {
+    let report = wait::until("the relay has cut it", SOON, || {
+        let report = tiers.fleet.relay_report("relay")?;
+        ensure!(report["revocations"]["sessions_cut"] == 1, "{report}");
+        Ok(report)
+    })?;
+    let cut = since.elapsed();
+    println!("cut by the relay after {cut:.2?}");
+    ensure!(cut <= CUT_TIME, "cut by the relay after {cut:?}");
+    ensure!(report["registrations"] == 1, "{report}");
+    ensure!(report["revocations"]["epoch"] == 1, "{report}");
+    let relay = tiers.fleet.relay("relay");
+    relay.wait_for_line(&format!("node {id} is cut: its key is revoked"), SOON)?;
+    wait::until("the relay refuses it when it dials again", SOON, || {
+        let report = tiers.fleet.relay_report("relay")?;
+        let refused = report["last_certificate_refused"].as_str();
+        let text = format!("certificate of node {id}: it is revoked");
+        ensure!(refused.is_some_and(|it| it.contains(&text)), "{report}");
+        ensure!(report["registrations"] == 1, "{report}");
+        Ok(())
+    })
+}
+
 fn standing_of(tiers: &Tiers<'_>, node: &str) -> Result<String> {
     let nodes = tiers.api("GET", NODES, None)?;
     let mut nodes = nodes.as_array().into_iter().flatten();
@@ -244,6 +269,11 @@ fn a_revoked_node_is_cut_by_everybody() -> Result<()> {
     };
     wait::until("the page comes from there", SOON, || ask(&tiers, "5"))?;
     ensure!(tiers.fleet.peer(&client, id)?["state"] == "up");
+    wait::until("both nodes are registered at the relay", SOON, || {
+        let report = tiers.fleet.relay_report("relay")?;
+        ensure!(report["registrations"] == 2, "{report}");
+        Ok(())
+    })?;
 
     let list = tiers.weald_json(&["revoke", "node", id])?;
     let since = Instant::now();
@@ -260,6 +290,7 @@ fn a_revoked_node_is_cut_by_everybody() -> Result<()> {
     let cut = since.elapsed();
     println!("cut after {cut:.2?}");
     ensure!(cut <= CUT_TIME, "cut after {cut:?}");
+    is_cut_by_the_relay(&mut tiers, id, since)?;
     ensure!(ask(&tiers, "1").is_err(), "the page comes still");
     // Its cluster has no worker there any more, whatever that one tries.
     wait::until("it is shown dead", SOON, || {

@@ -54,15 +54,23 @@ impl Fleet<'_> {
     /// # Errors
     /// The relay does not answer.
     pub fn relayed_bytes(&self, machine: &str) -> Result<u64> {
+        let report = self.relay_report(machine)?;
+        let sent = report["total"]["sent"]["bytes"].as_u64();
+        sent.with_context(|| format!("no counters in {report}"))
+    }
+
+    /// What the relay on a machine reports of itself.
+    ///
+    /// # Errors
+    /// The relay does not answer.
+    pub fn relay_report(&self, machine: &str) -> Result<Value> {
         let host = self.lab.node(machine);
         let mut command = Command::new(&self.binary);
         command
             .arg("--config")
             .arg(host.dir()?.join(RELAY_CONFIG))
             .args(["--json", "relay", "--status"]);
-        let report: Value = serde_json::from_str(&host.run_ok(command, COMMAND_TIME)?)?;
-        let sent = report["total"]["sent"]["bytes"].as_u64();
-        sent.with_context(|| format!("no counters in {report}"))
+        Ok(serde_json::from_str(&host.run_ok(command, COMMAND_TIME)?)?)
     }
 
     /// The figures that a machine serves at a port of its loopback, by name with labels, as
