@@ -133,7 +133,7 @@ impl Lines {
             Effect::CloseRoot(why) => self.root.close(&root, &why),
             Effect::CloseWorker(node, why) => self.workers.close(&node, &why),
             Effect::CloseNet(node, why) => self.nets.close(&node, &why),
-            Effect::Fault(text) => tracing::warn!("{text}"),
+            Effect::Fault(text) | Effect::Lie(text) => tracing::warn!("{text}"),
         }
     }
 }
@@ -173,7 +173,7 @@ pub async fn figures(cluster: &ClusterHandle, lines: &Lines) -> Result<Figures, 
             ),
             (
                 "weald_reports_refused_total",
-                "Reports of instances or lives that the worker was not given.",
+                "Reports of instances, lives or logs that the worker was not given or asked for.",
                 refused,
             ),
         ],

@@ -85,6 +85,17 @@ struct WorkerSide {
     /// Whether it has said Hello on this connection.
     greeted: bool,
     load: (f32, u32),
+    /// When it was last said that it says what is not so.
+    lied: Option<Duration>,
+}
+
+/// A log that root has asked for.
+#[derive(Debug)]
+struct LogRequest {
+    /// The number that root gave.
+    of_root: u64,
+    /// Whose answer counts.
+    node: Label,
 }
 
 /// A netmanager as the cluster sees it.
@@ -154,8 +165,8 @@ pub struct Cluster {
     stale_leases: BTreeSet<Label>,
     /// Rows of this cluster that root is to be told.
     new_rows: Vec<Signed>,
-    /// Requests for logs: by the number that the worker has, the number that root gave.
-    logs: BTreeMap<u64, u64>,
+    /// Requests for logs, by the number that the worker has.
+    logs: BTreeMap<u64, LogRequest>,
     requests: u64,
 }
 

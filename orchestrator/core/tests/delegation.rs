@@ -127,6 +127,10 @@ struct Tiers {
     queue: VecDeque<Event>,
     /// What root is told while it is out of reach.
     held: Option<Vec<root::Input>>,
+    /// What operators are told of workers that say what is not so.
+    lies: Vec<String>,
+    /// The logs that root has got, by the number of the request.
+    logs: BTreeMap<u64, Result<Vec<String>, String>>,
 }
 
 enum Event {
@@ -154,6 +158,8 @@ impl Tiers {
             awaited: Vec::new(),
             queue: VecDeque::new(),
             held: None,
+            lies: Vec::new(),
+            logs: BTreeMap::new(),
         };
         for (at, (site, nodes)) in sites.iter().enumerate() {
             let name = label(site);
@@ -310,7 +316,7 @@ impl Tiers {
                     self.queue.push_back(Event::Cluster(name, input));
                 }
                 root::Effect::CloseCluster(_, why) | root::Effect::Fault(why) => panic!("{why}"),
-                root::Effect::Logs { .. } => {}
+                root::Effect::Logs { request, lines } => drop(self.logs.insert(request, lines)),
             }
         }
     }
@@ -333,6 +339,7 @@ impl Tiers {
                     let id = NodeId::new(name.clone(), node);
                     self.nets.entry(id).or_default().push(message);
                 }
+                cluster::Effect::Lie(text) => self.lies.push(text),
                 cluster::Effect::CloseRoot(why)
                 | cluster::Effect::CloseWorker(_, why)
                 | cluster::Effect::CloseNet(_, why)

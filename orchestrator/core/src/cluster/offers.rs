@@ -12,13 +12,16 @@ use weald_proto::name::InstanceId;
 use weald_proto::spec::ServiceSpec;
 
 use super::state::{self, Placement};
-use super::{ANSWER, Attempt, Cluster, DRAIN, Step, repeats};
+use super::{ANSWER, Attempt, Cluster, DRAIN, LogRequest, Step, repeats};
 use crate::Now;
 use crate::addresses::Holder;
 use crate::record::{RecordError, Write};
 use crate::schedule::{self, ReserveError};
 use crate::sync::{Duty, Want};
 use crate::worker::Work;
+
+/// How many logs are waited for: more than users read at once. Then the oldest is not waited for.
+const MAX_LOG_REQUESTS: usize = 1024;
 
 impl Attempt {
     pub(super) const fn new(now: Duration) -> Self {
@@ -436,7 +439,14 @@ impl Cluster {
             }
             Some(node) => {
                 self.requests += 1;
-                self.logs.insert(self.requests, request);
+                if self.logs.len() >= MAX_LOG_REQUESTS {
+                    self.logs.pop_first();
+                }
+                let asked = LogRequest {
+                    of_root: request,
+                    node: node.clone(),
+                };
+                self.logs.insert(self.requests, asked);
                 let message = ClusterToWorker::ReadLogs {
                     request: self.requests,
                     instance,

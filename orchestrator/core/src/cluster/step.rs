@@ -62,6 +62,9 @@ pub enum Effect {
     CloseNet(Label, String),
     /// Something that an operator must know of.
     Fault(String),
+    /// A worker has said what is not so, and nothing has become of it: an operator should look at its
+    /// node if that goes on.
+    Lie(String),
 }
 
 /// What follows from an input.

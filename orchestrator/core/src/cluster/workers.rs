@@ -1,7 +1,9 @@
 //! The workers: what they report, and what becomes of a node that is silent.
 
+use std::time::Duration;
+
 use weald_proto::control::{
-    ClusterToWorker, InstanceReport, NodeCapacity, Phase, Reason, Standing, VERSION,
+    ClusterToRoot, ClusterToWorker, InstanceReport, NodeCapacity, Phase, Reason, Standing, VERSION,
     WorkerToCluster,
 };
 use weald_proto::id::{Label, NodeId};
@@ -14,6 +16,9 @@ use crate::addresses::Holder;
 use crate::record::{RecordError, Write};
 use crate::sync::Want;
 use crate::worker::Work;
+
+/// How often at most it is said of one worker that it says what is not so.
+const LIES_EVERY: Duration = Duration::from_secs(10);
 
 /// A want, as a worker is told of it.
 pub(super) fn told(instance: InstanceId, want: Want<Work>) -> ClusterToWorker {
@@ -89,9 +94,7 @@ impl Cluster {
                 reason,
             } => self.handle_rejected(node, &instance, generation, reason, now, step)?,
             WorkerToCluster::Logs { request, lines } => {
-                if let Some(request) = self.logs.remove(&request) {
-                    step.tell_root(weald_proto::control::ClusterToRoot::Logs { request, lines });
-                }
+                self.handle_logs(node, request, lines, now, step);
             }
             // Certificates are the shell's, which answers before this is heard.
             WorkerToCluster::Renew(_) => {}
@@ -195,6 +198,13 @@ impl Cluster {
         };
         let heard = worker.wants.handle_report(sequence, complete, instances);
         self.refused_reports += heard.refused;
+        if let Some((instance, generation)) = &heard.lie {
+            let what = format!(
+                "reports {instance} in generation {generation}, which it shall not have: it is told to \
+                 end it"
+            );
+            self.note_lie(node, &what, now, step);
+        }
         for report in &heard.changed {
             self.take_report(node, report, now, step)?;
         }
@@ -210,6 +220,50 @@ impl Cluster {
             step.tell_worker(node, ClusterToWorker::Acknowledged { sequence });
         }
         Ok(())
+    }
+
+    /// A worker answers with a log; only the one that was asked is heard.
+    fn handle_logs(
+        &mut self,
+        node: &Label,
+        request: u64,
+        lines: Result<Vec<String>, String>,
+        now: Now,
+        step: &mut Step,
+    ) {
+        match self.logs.get(&request) {
+            Some(asked) if asked.node == *node => {
+                let request = asked.of_root;
+                step.tell_root(ClusterToRoot::Logs { request, lines });
+            }
+            Some(asked) => {
+                self.refused_reports += 1;
+                let asked = self.id(&asked.node);
+                let what =
+                    format!("answers with a log that {asked} was asked for: it is not shown");
+                return self.note_lie(node, &what, now, step);
+            }
+            // It was asked too long ago.
+            None => {}
+        }
+        self.logs.remove(&request);
+    }
+
+    /// A worker says what is not so. One that goes on with it does not fill the log.
+    fn note_lie(&mut self, node: &Label, what: &str, now: Now, step: &mut Step) {
+        let id = self.id(node);
+        let Some(worker) = self.workers.get_mut(node) else {
+            return;
+        };
+        let recent = |at: Duration| now.elapsed < at + LIES_EVERY;
+        if !worker.lied.is_some_and(recent) {
+            worker.lied = Some(now.elapsed);
+            step.effects.push(Effect::Lie(format!(
+                "node {id} {what}; nothing else has changed. Once it may be late news over a broken \
+                 link; if that goes on, look at that node, or have nobody trust it any more: weald \
+                 revoke node {id}"
+            )));
+        }
     }
 
     /// A worker says how an instance is that it shall run.

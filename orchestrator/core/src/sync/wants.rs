@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use weald_proto::codec::MAX_LIST_LEN;
 use weald_proto::control::{Generation, InstanceReport, Phase};
 use weald_proto::name::InstanceId;
 
@@ -51,6 +52,16 @@ pub struct Heard {
     /// Reports that were taken for nothing: of an instance that nobody wants, or of a later life than
     /// was ever wanted.
     pub refused: u64,
+    /// The first of them.
+    pub lie: Option<(InstanceId, Generation)>,
+}
+
+impl Heard {
+    fn refuse(&mut self, report: &InstanceReport) {
+        self.refused += 1;
+        self.lie
+            .get_or_insert_with(|| (report.instance.clone(), report.generation));
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -268,11 +279,14 @@ impl<T: Clone> Wants<T> {
 
     fn hear(&mut self, report: &InstanceReport, heard: &mut Heard) {
         let Some(entry) = self.entries.get_mut(&report.instance) else {
-            // Nobody wants it: it shall be gone. Its end is no news.
+            // Nobody wants it: it shall be gone. Its end is no news. More than one side can have it
+            // is not kept of it.
             if report.phase != Phase::Terminated {
-                heard.refused += 1;
+                heard.refuse(report);
                 let generation = report.generation;
-                self.set(report.instance.clone(), Want::Gone { generation });
+                if self.entries.len() < MAX_LIST_LEN {
+                    self.set(report.instance.clone(), Want::Gone { generation });
+                }
             }
             return;
         };
@@ -283,7 +297,7 @@ impl<T: Clone> Wants<T> {
                     self.entries.remove(&report.instance);
                     heard.gone.push(report.instance.clone());
                 } else if report.generation > generation {
-                    heard.refused += 1;
+                    heard.refuse(report);
                     let generation = report.generation;
                     self.set(report.instance.clone(), Want::Gone { generation });
                 }
@@ -297,7 +311,7 @@ impl<T: Clone> Wants<T> {
                     return;
                 }
                 if report.generation > generation {
-                    heard.refused += 1;
+                    heard.refuse(report);
                 } else if report.phase != Phase::Terminated {
                     // As when it took an offer that was repeated before its refusal was heard.
                     entry.former = entry.former.max(Some(report.generation));

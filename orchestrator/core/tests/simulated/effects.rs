@@ -78,6 +78,8 @@ impl World {
             | cluster::Effect::Fault(why) => {
                 self.fault = Some(format!("cluster {site}: {why}"));
             }
+            // What an honest worker says of a life that a crash has made the cluster forget.
+            cluster::Effect::Lie(_) => {}
             cluster::Effect::ToNet(_, message) => self.tables[site].hear(message),
         }
     }
