@@ -70,14 +70,16 @@ fn a_peer_that_nobody_uses_costs_a_kilobit_and_then_nothing_and_is_back_at_once(
     let since = Instant::now();
     std::thread::sleep(COUNTED);
     let counted = since.elapsed();
-    let mut all = 0.0;
+    let (mut all, mut flows) = (0.0, Vec::new());
     for capture in captures {
-        all += bits_per_second(&capture.stop()?, counted);
+        let captured = capture.stop()?;
+        all += bits_per_second(&captured, counted);
+        flows.push(captured.udp_flows());
     }
     println!("an idle peer and a relay: {all:.0} bit/s");
     ensure!(state(&fleet)? == "up");
     ensure!(all > 100.0, "nothing keeps the session: {all:.0} bit/s");
-    ensure!(all <= KILOBIT, "{all:.0} bit/s");
+    ensure!(all <= KILOBIT, "{all:.0} bit/s: {flows:#?}");
 
     wait::until("the session is closed", SOON, || {
         ensure!(state(&fleet)? == "unknown", "it is {}", state(&fleet)?);

@@ -51,9 +51,6 @@ print(len(done), len(failed), time.monotonic() - start, failed[:3])
 /// The least requests of the load, and the least that must be done of its fifty a second.
 const REQUESTS: u32 = 500;
 const LEAST_RATE: f64 = 45.0;
-/// The goal is none, which four runs of five had; in the fifth one connection was refused while
-/// instances went. More than that is another fault.
-const MOST_FAILED: f64 = 1.0;
 
 impl Demo<'_> {
     pub(super) fn deploy(&mut self) -> Result<()> {
@@ -110,7 +107,7 @@ impl Demo<'_> {
         let mut number = || numbers.next().with_context(|| format!("{output:?}"));
         let (requests, failed, seconds) = (number()?, number()?, number()?);
         let rate = requests / seconds;
-        ensure!(failed <= MOST_FAILED, "requests failed: {said}");
+        ensure!(failed < 1.0, "requests failed: {said}");
         ensure!(rate >= LEAST_RATE, "only {rate:.1} requests a second");
         self.say(format!(
             "{requests} requests in {seconds:.1} s, {rate:.1} a second, all the while: {failed} failed"
