@@ -179,6 +179,34 @@ fn nodes_of_a_revoked_cluster_are_cut_and_their_tokens_refused() {
 }
 
 #[test]
+fn a_registration_ends_with_the_key_that_its_token_was_signed_with() {
+    let revoking = Revoking::new();
+    let now = SystemTime::now();
+    // The cluster has changed its key since: the certificate is by one, the token by the other.
+    let former = revoking.root.cluster(&label("munich"), now).unwrap();
+    let issued = revoking.world.issue("a1");
+    let by_former = token(&former, "a1", &issued, "shop", now);
+    let mut node = revoking.world.client(&issued);
+    assert!(matches!(node.hello(&by_former), RelayMessage::Welcome(_)));
+    let (mut bringer, _) = revoking.join("b1", 0);
+    let key = KeyHash::of_ed25519(&former.certificate().public_key().unwrap());
+    bring(&mut bringer, &revoking.list(1, &[key]));
+    is_cut(
+        &mut node,
+        "node munich/a1 is cut: the key of its cluster is revoked",
+    );
+    let text = revoking.world.refuse(&issued, &by_former);
+    assert_eq!(
+        text,
+        "the relay token's issuer is refused: its issuer's certificate is revoked"
+    );
+    // With a token of now it comes in again.
+    let mut again = revoking.world.client(&issued);
+    let by_present = revoking.world.token("a1", &issued, "shop");
+    assert!(matches!(again.hello(&by_present), RelayMessage::Welcome(_)));
+}
+
+#[test]
 fn what_is_old_forged_or_no_list_changes_nothing_and_is_counted() {
     let revoking = Revoking::new();
     let (mut victim, issued) = revoking.join("a1", 7);
