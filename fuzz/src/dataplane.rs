@@ -63,6 +63,12 @@ pub fn dataplane(data: &[u8]) {
                 plane.packet(from, bytes);
             }
         }
+        let mut again = 0;
+        while let Some(mut packet) = plane.core.poll_again() {
+            plane.core.handle_again(&mut packet, plane.now);
+            again += 1;
+            assert!(again <= MAX_FLOWS, "begins again without end");
+        }
         while plane.core.poll_packet().is_some() {}
         assert!(plane.core.flows(plane.now).count() <= MAX_FLOWS);
     }

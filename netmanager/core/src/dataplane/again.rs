@@ -13,6 +13,7 @@ use std::time::Instant;
 use super::DataPlane;
 use crate::balance::{Family, MAX_ATTEMPTS};
 use crate::flow::{Direction, Flow, FlowId, FlowState, Lane, TcpState};
+use crate::packet::PacketInfo;
 use crate::table::Snapshot;
 use crate::verdict::Verdict;
 use crate::vnet::VnetHeader;
@@ -22,8 +23,12 @@ use crate::vnet::VnetHeader;
 const MAX_TRIED: usize = 4;
 /// First packets that are kept; connections that open at once share these places.
 const PLACES: usize = 1024;
-/// A longer one carries data (RFC 7413), which must not come twice.
+/// Longer than any first packet without data, which is never kept: what carries some (RFC 7413) must
+/// not come twice.
 const MAX_PACKET: usize = 120;
+/// Where the sequence and the acknowledgment number stand in a TCP header.
+const SEQUENCE: usize = 4;
+const ACKNOWLEDGMENT: usize = 8;
 /// Packets that wait to be handled anew.
 const MAX_AGAIN: usize = 1024;
 
@@ -60,11 +65,12 @@ impl Openings {
     }
 
     /// Keeps the packet that is being handled, if it has opened such a flow.
-    pub(super) fn keep(&mut self, vnet: &VnetHeader, packet: &[u8]) {
+    pub(super) fn keep(&mut self, vnet: &VnetHeader, info: &PacketInfo, packet: &[u8]) {
         let Some(flow) = self.opened.take() else {
             return;
         };
-        if packet.len() > MAX_PACKET {
+        let is_whole = info.fragment.is_none() && info.payload_len() == 0;
+        if !is_whole || packet.len() > MAX_PACKET {
             return;
         }
         if self.places.is_empty() {
@@ -102,6 +108,11 @@ impl Openings {
             again.tried.push(responder);
             self.queue.push_back(again);
         }
+    }
+
+    /// Whether the packet that is being handled begins its connection again.
+    pub(super) const fn is_again(&self) -> bool {
+        !self.tried.is_empty()
     }
 
     /// Whether the packet that is being handled has been to that instance.
@@ -167,14 +178,32 @@ impl DataPlane {
             .any(|pick| pick.ip != flow.responder() && !tried.contains(&pick.ip))
     }
 
-    /// Whether a packet is an instance's refusal of a connection that another instance is asked for
-    /// now.
-    pub(super) fn is_passed_over(&mut self, id: FlowId, direction: Direction) -> bool {
-        let refused = direction == Direction::Reply
+    /// Whether a reset is an instance's refusal of a connection that another instance is asked for
+    /// now. It must answer the packet that was kept, and not one before or after it with the same
+    /// ports (RFC 9293, section 3.10.7.3).
+    pub(super) fn is_passed_over(
+        &mut self,
+        id: FlowId,
+        direction: Direction,
+        info: &PacketInfo,
+        packet: &[u8],
+    ) -> bool {
+        let waits = direction == Direction::Reply
             && self.flows.flow(id).is_some_and(|flow| {
                 let (lane, _) = flow.lane();
                 lane != Lane::L4 && flow.state() == FlowState::Tcp(TcpState::SynSent)
             });
-        refused && self.begin_again(id)
+        let answers = || {
+            let kept = &self.openings.of(id)?.packet;
+            let asked = number(kept, &PacketInfo::parse(kept).ok()?, SEQUENCE)?;
+            Some(number(packet, info, ACKNOWLEDGMENT)? == asked.wrapping_add(1))
+        };
+        waits && answers() == Some(true) && self.begin_again(id)
     }
+}
+
+/// A number of a packet's TCP header.
+fn number(packet: &[u8], info: &PacketInfo, at: usize) -> Option<u32> {
+    let bytes = packet.get(usize::from(info.l4_offset) + at..)?;
+    Some(u32::from_be_bytes(*bytes.first_chunk()?))
 }

@@ -71,12 +71,12 @@ impl DataPlane {
                 }
             },
         };
-        self.openings.keep(vnet, packet.bytes());
+        self.openings.keep(vnet, &info, packet.bytes());
         if self.flows.flow(flow).is_some_and(waits) {
             return Ok(Next::Wait(flow));
         }
-        if matches!(info.l4, L4::Tcp { flags, .. } if flags.intersects(TcpFlags::RST))
-            && self.is_passed_over(flow, direction)
+        if matches!(info.l4, L4::Tcp { flags, .. } if flags.contains(TcpFlags::RST.union(TcpFlags::ACK)))
+            && self.is_passed_over(flow, direction, &info, packet.bytes())
         {
             return Err(Refusal::Drop(DropReason::RefusedByInstance));
         }
@@ -208,7 +208,9 @@ impl DataPlane {
             Refusal::Await(peer) => return Verdict::Await(peer),
         };
         let source = PacketInfo::parse(bytes).map(|info| info.src);
-        let admitted = source.is_ok_and(|source| self.answers.admit(source, now));
+        // Who begins again would have heard the refusal that was kept from it.
+        let admitted =
+            self.openings.is_again() || source.is_ok_and(|source| self.answers.admit(source, now));
         if !admitted {
             self.counters.count(DropReason::RejectRateLimited);
             return Verdict::Drop(DropReason::RejectRateLimited);

@@ -100,8 +100,12 @@ impl DataPlane {
                     continue;
                 }
                 let asked = table.service(service);
-                let (lane, lane_reason) =
-                    self.lane_of_new(pick.host, Some(asked.lane), new.state)?;
+                let (lane, lane_reason) = if self.openings.is_again() {
+                    // Its client has waited long enough.
+                    self.lane(pick.host, Some(asked.lane), new.state)
+                } else {
+                    self.lane_of_new(pick.host, Some(asked.lane), new.state)?
+                };
                 let opening = Opening {
                     key: new.key,
                     opener: new.opener,

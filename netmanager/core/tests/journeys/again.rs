@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use netmanager_core::dataplane::PeerState;
 use netmanager_core::flow::{FlowState, Lane, TcpState};
 use netmanager_core::verdict::DropReason;
 use weald_proto::table::{InstanceRow, LanePolicy};
@@ -27,8 +28,9 @@ fn refuse(world: &mut World, end: End) -> End {
     let seen = see(&packet);
     let (client, server) = seen.ports();
     let (server_ip, client_ip) = (seen.destination.to_string(), seen.source.to_string());
-    let answer = tcp((&server_ip, server), (&client_ip, client), RST | ACK);
-    world.send(node, &answer)
+    let (asked, _) = seen.tcp_numbers();
+    let (from, to) = ((&*server_ip, server), (&*client_ip, client));
+    world.send(node, &tcp_at(from, to, RST | ACK, 0, asked + 1))
 }
 
 fn is_passed_over(end: &End) -> bool {
@@ -128,12 +130,57 @@ fn an_instance_that_was_named_is_the_only_one_that_may_answer() {
 }
 
 #[test]
+fn a_reset_that_answers_another_packet_is_no_refusal_of_this_one() {
+    let mut world = World::new();
+    let syn = tcp_at((CLIENT, 4000), (WEB_RR, 80), SYN, 77, 0);
+    let (node, packet) = world.send("alpha", &syn).arrived();
+    let server = see(&packet).destination.to_string();
+    for (flags, acknowledged) in [(RST, 78), (RST | ACK, 77), (RST | ACK, 500)] {
+        let mut world = World::new();
+        world.send("alpha", &syn);
+        let stale = tcp_at((&server, 80), (CLIENT, 4000), flags, 0, acknowledged);
+        let heard = see(&world.send(node, &stale).arrived_at("alpha"));
+        assert_eq!(heard.tcp_flags(), flags, "the client judges it");
+        assert!(world.again("alpha").is_none());
+    }
+}
+
+#[test]
+fn who_begins_again_does_not_wait_until_a_node_is_measured() {
+    let mut world = World::new();
+    world.change(|table| {
+        for service in &mut table.services {
+            service.lane = LanePolicy::Auto;
+        }
+    });
+    let mut asked = BTreeSet::new();
+    let syn = tcp_at((CLIENT, 4000), (WEB_RR, 80), SYN, 77, 0);
+    let mut end = world.send("alpha", &syn);
+    for node in ["beta", "gamma"] {
+        let state = PeerState {
+            measuring: true,
+            ..PeerState::default()
+        };
+        world.set_peer("alpha", node, state);
+    }
+    loop {
+        asked.insert(goes_to(&mut world));
+        let refused = refuse(&mut world, end);
+        if !is_passed_over(&refused) {
+            break;
+        }
+        end = world.again("alpha").unwrap();
+    }
+    assert_eq!(asked.len(), WEB.len());
+}
+
+#[test]
 fn what_carries_data_does_not_begin_again() {
     let mut world = World::new();
     let mut segment = see(&tcp((CLIENT, 4000), (WEB_RR, 80), SYN)).l4;
     // Without its checksum, which is made anew.
     segment[16..18].fill(0);
-    segment.extend([b'x'; 100]);
+    segment.extend([b'x'; 3]);
     let syn = packet(ip(CLIENT), ip(WEB_RR), 6, segment);
     let end = world.send("alpha", &syn);
     let heard = see(&refuse(&mut world, end).arrived_at("alpha"));

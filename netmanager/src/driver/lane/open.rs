@@ -45,9 +45,10 @@ impl Driver {
         };
         if let Some(waiting) = refused {
             self.lane.count(Refused::NoRoom);
-            // Nor is there for a stream to another node.
+            // Without room here there is none for a stream to another node either.
+            let elsewhere = has_room && self.lane.looks_elsewhere(Refused::NoRoom);
             self.plane
-                .refuse_stream(waiting.flow, &waiting.packet, false);
+                .refuse_stream(waiting.flow, &waiting.packet, elsewhere);
             return;
         }
         self.want(wanted.peer);
