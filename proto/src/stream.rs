@@ -24,6 +24,9 @@ pub fn framed(message: &[u8]) -> Vec<u8> {
     [&len.to_be_bytes(), message].concat()
 }
 
+/// What a reader keeps of its memory when it has handed out everything.
+const KEPT: usize = 4096;
+
 /// Cuts a stream of bytes into messages.
 ///
 /// Feed what the stream yields, then take messages until there is none; what stays behind is less
@@ -56,6 +59,10 @@ impl Deframer {
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.taken);
         self.taken = 0;
+        // One long message does not cost its memory for as long as the stream lives.
+        if self.buffer.is_empty() && self.buffer.capacity() > KEPT {
+            self.buffer.shrink_to(KEPT);
+        }
         self.buffer.extend_from_slice(bytes);
     }
 

@@ -160,7 +160,17 @@ impl Driver {
         let Some(session) = self.sessions.of(slot) else {
             return;
         };
-        let identity = tls::peer_identity(session.connection.crypto_session());
+        let shown = session.connection.crypto_session();
+        // Its certificate was judged when it came; a list of the revoked may have come since.
+        let keys = shown.peer_identity();
+        let keys = keys.map_or_else(Vec::new, |chain| tls::keys_of_verified(chain.as_ref()));
+        let revoked = self.credentials.revoked();
+        if keys.iter().any(|key| revoked.keys.contains(key)) {
+            let with = session.with;
+            self.end_revoked(slot, with);
+            return;
+        }
+        let identity = tls::peer_identity(shown);
         let is_lane = session.pacer.is_some();
         let is_agreement = session.is_agreement;
         let with = match (session.with, identity.map(|peer| peer.identity)) {

@@ -151,14 +151,19 @@ impl Driver {
                 continue;
             }
             let with = session.with;
-            self.close(slot, CloseCode::Revoked);
-            match with {
-                With::Peer(peer) => self.handle_peer_lost(slot, peer, Loss::Unforeseen, "revoked"),
-                With::Relay(relay) => self.handle_relay_lost(slot, relay, "revoked"),
-                With::Cluster => self.handle_cluster_lost(slot, "revoked"),
-                // Closing it has told the lane.
-                With::Stranger | With::Lane(_) | With::Agreement(_) => {}
-            }
+            self.end_revoked(slot, with);
+        }
+    }
+
+    /// Ends a session with somebody who is revoked.
+    pub(super) fn end_revoked(&mut self, slot: Slot, with: With) {
+        self.close(slot, CloseCode::Revoked);
+        match with {
+            With::Peer(peer) => self.handle_peer_lost(slot, peer, Loss::Unforeseen, "revoked"),
+            With::Relay(relay) => self.handle_relay_lost(slot, relay, "revoked"),
+            With::Cluster => self.handle_cluster_lost(slot, "revoked"),
+            // Closing it has told the lane.
+            With::Stranger | With::Lane(_) | With::Agreement(_) => {}
         }
     }
 

@@ -94,8 +94,8 @@ impl Revocations {
         self.told.as_ref()
     }
 
-    /// Takes a list that a node has brought; true if it is news, which is kept on disk by then and
-    /// refuses those who are in it from now on.
+    /// Takes a list that a node has brought; true if it is news, which refuses those who are in it
+    /// from now on, and is on disk then.
     ///
     /// # Errors
     /// Says why it changes nothing.
@@ -103,8 +103,9 @@ impl Revocations {
         match self.judge(signed) {
             Ok(News::Same) => Ok(false),
             Ok(News::New) => {
-                self.keep();
+                // First of all: a disk that is slow keeps nobody in.
                 self.enforce();
+                self.keep();
                 info!(epoch = self.epoch(), "a newer list of the revoked");
                 Ok(true)
             }

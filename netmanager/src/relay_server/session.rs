@@ -164,10 +164,11 @@ impl Session {
         if self.keys.is_empty() {
             self.keys = self.shown_keys();
         }
-        let key = self.keys.iter().find(|key| revoked.keys.contains(key));
-        let peer = tls::peer_identity(self.connection.crypto_session());
-        // Who has yet to show a certificate is judged by the list of then.
-        let Some((key, peer)) = key.zip(peer) else {
+        // Who is not connected yet is looked at once it is.
+        let Some(key) = self.keys.iter().find(|key| revoked.keys.contains(key)) else {
+            return false;
+        };
+        let Some(peer) = tls::peer_identity(self.connection.crypto_session()) else {
             return false;
         };
         let whose = if *key == peer.spki_sha256 {
@@ -204,7 +205,14 @@ impl Session {
             Event::Stream(StreamEvent::Opened { dir: Dir::Bi }) if self.stream.is_none() => {
                 self.stream = self.connection.streams().accept(Dir::Bi);
             }
-            Event::Connected => self.connected = true,
+            Event::Connected => {
+                self.connected = true;
+                // Its certificate was judged when it came; a list may have come since.
+                let revoked = host.credentials.revoked();
+                if self.cut_if_revoked(&revoked, host) {
+                    host.revocations.counted.sessions_cut += 1;
+                }
+            }
             // Reading and writing are tried whatever the event.
             Event::Stream(_)
             | Event::HandshakeDataReady
