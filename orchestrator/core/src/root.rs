@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use weald_proto::control::{
-    Aggregate, Generation, InstanceReport, NodeReport, RootToCluster, Standing,
+    Aggregate, Generation, InstanceReport, NodeReport, Phase, RootToCluster, Standing,
 };
 use weald_proto::id::{Label, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId};
@@ -308,7 +308,8 @@ impl Root {
             return;
         }
         let phase = instance.phase();
-        let waits = phase == weald_proto::control::Phase::Requested;
+        // Former releases left what a cluster gave back in the phase that it had there.
+        let waits = phase == Phase::Requested || instance.cluster.is_none() && !is_over(phase);
         if let (Some(cluster), Some(spec)) = (&instance.cluster, &spec) {
             let side = self.sides.entry(cluster.clone()).or_default();
             let want = Want::Run {

@@ -851,6 +851,34 @@ fn what_a_user_may_not_see_does_not_exist() {
 }
 
 #[test]
+fn a_name_is_its_owners_until_his_last_instance_has_ended() {
+    let mut tiers = Tiers::new(&[("munich", &[("a", 1000, 1000)])]);
+    tiers.deploy(draft("shop", 500, 400));
+    let application = tiers.root.applications().next().unwrap().id.clone();
+    let rival = || Command::Apply(draft("shop", 500, 400), organisation("rival"));
+    // Its instance is out of the tables and still runs for a moment.
+    tiers
+        .command(Command::DeleteApplication(application))
+        .unwrap();
+    let taken = "application shop.prod is taken; choose another name or namespace: all \
+                 organisations share them";
+    assert_eq!(tiers.command(rival()).unwrap_err().to_string(), taken);
+    // Its owner may have it again at once.
+    let own = Command::Apply(draft("shop", 500, 400), organisation("acme"));
+    let now = tiers.at();
+    let known = tiers
+        .root
+        .command(own, &Scope::Of(organisation("acme")), now);
+    assert!(known.is_ok(), "{known:?}");
+    let application = tiers.root.applications().next().unwrap().id.clone();
+    tiers
+        .command(Command::DeleteApplication(application))
+        .unwrap();
+    tiers.pass(Duration::from_secs(10));
+    assert!(tiers.command(rival()).is_ok());
+}
+
+#[test]
 fn applying_twice_changes_nothing() {
     let mut tiers = Tiers::new(&[("munich", &[("a", 1000, 1000)])]);
     let apply =

@@ -85,7 +85,8 @@ impl Cluster {
         if let Some(organisation) = &placement.organisation {
             // Of one that shall be gone no duty says whose it is.
             let application = instance.service.application.clone();
-            self.owners.insert(application, organisation.clone());
+            let owner = self.owners.entry(application);
+            owner.or_insert_with(|| organisation.clone());
         }
         let duty = self.duties.get(&instance).map(|kept| &kept.duty);
         if let Some(Duty::Run(spec)) = duty {

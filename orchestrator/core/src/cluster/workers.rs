@@ -13,6 +13,7 @@ use super::state::{self, NodeState};
 use super::{Cluster, Effect, Step};
 use crate::Now;
 use crate::addresses::Holder;
+use crate::lifecycle::is_over;
 use crate::record::{RecordError, Write};
 use crate::sync::Want;
 use crate::worker::Work;
@@ -200,8 +201,8 @@ impl Cluster {
         self.refused_reports += heard.refused;
         if let Some((instance, generation)) = &heard.lie {
             let what = format!(
-                "reports {instance} in generation {generation}, which it shall not have: it is told to \
-                 end it"
+                "reports {instance} in generation {generation}, which it shall not have: that is \
+                 not believed"
             );
             self.note_lie(node, &what, now, step);
         }
@@ -313,10 +314,10 @@ impl Cluster {
         step: &mut Step,
     ) -> Result<(), RecordError> {
         let (instance, generation) = (&report.instance, report.generation);
-        let here = self
-            .placements
-            .get(instance)
-            .is_some_and(|it| it.node == *node && it.generation == generation);
+        let here = self.placements.get(instance).is_some_and(|it| {
+            // What is over has ended before, and nobody is to do it again.
+            it.node == *node && it.generation == generation && !is_over(it.phase)
+        });
         if !here {
             return Ok(());
         }
@@ -394,7 +395,7 @@ impl Cluster {
             .map(|it| (it.instance.clone(), it.accepted, it.phase))
             .collect();
         for (instance, accepted, phase) in here {
-            let over = crate::lifecycle::is_over(phase);
+            let over = is_over(phase);
             if accepted && !over && (to == Standing::Dead || to == Standing::Alive) {
                 self.tell_standing(&instance, to == Standing::Dead, silent(5));
             }

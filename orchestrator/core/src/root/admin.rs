@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use weald_proto::control::RootToCluster;
+use weald_proto::control::{Phase, RootToCluster};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::statement::{Revocations, Statement};
 
@@ -91,7 +91,9 @@ impl Root {
         let here: Vec<_> = self
             .instances
             .values()
+            // What has done its work does not do it twice.
             .filter(|it| it.cluster.as_ref() == Some(name) && !it.withdrawn)
+            .filter(|it| it.phase() != Phase::Completed)
             .map(|it| it.id.clone())
             .collect();
         for id in here {

@@ -93,6 +93,18 @@ impl Root {
                 owner: Some(foreign.organisation.clone()).filter(|it| scope.has(it)),
             });
         }
+        // Until the last instance of the former owner's has ended, its name is not anybody else's.
+        let lives_on = self.instances.values().any(|it| {
+            it.id.service.application == draft.name
+                && self.owner_of(&it.id.service) != Some(organisation)
+        });
+        if lives_on {
+            return Err(CommandError::Taken {
+                kind: "application",
+                name: draft.name.to_string(),
+                owner: None,
+            });
+        }
         if new && known.is_some() {
             return Err(CommandError::Exists {
                 kind: "application",

@@ -295,6 +295,7 @@ impl<T: Clone> Wants<T> {
                 // The end of an earlier life says nothing of a later one that may still start.
                 if report.generation == generation && report.phase == Phase::Terminated {
                     self.entries.remove(&report.instance);
+                    self.spoken.remove(&report.instance);
                     heard.gone.push(report.instance.clone());
                 } else if report.generation > generation {
                     heard.refuse(report);

@@ -76,8 +76,8 @@ fn reports_of_what_a_worker_was_not_given_are_refused_and_counted() {
     // Each of the two is told of once for a while, and not with every lie.
     let text = |node: &NodeId, instance: &InstanceId, generation: u64| {
         format!(
-            "node {node} reports {instance} in generation {generation}, which it shall not have: it \
-             is told to end it; nothing else has changed. Once it may be late news over a broken \
+            "node {node} reports {instance} in generation {generation}, which it shall not have: \
+             that is not believed; nothing else has changed. Once it may be late news over a broken \
              link; if that goes on, look at that node, or have nobody trust it any more: weald revoke \
              node {node}"
         )
