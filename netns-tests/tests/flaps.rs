@@ -79,6 +79,16 @@ impl Traffic {
 
     /// Ends it, and checks when echos and pings were back.
     fn finish(self, what: &str) -> Result<()> {
+        // Echos and the download may be back before the next ping is sent.
+        if let Some((at, _)) = self.back.last() {
+            let at = at.duration_since(UNIX_EPOCH)?;
+            wait::until("a ping is answered after the last flap", SOON, || {
+                let printed = self.ping.stdout();
+                let last = printed.lines().filter_map(time_of_reply).next_back();
+                ensure!(last >= Some(at), "the last one at {last:?}, before {at:?}");
+                Ok(())
+            })?;
+        }
         let ended = self.ping.stdout();
         drop(self.ping);
         let summary = self.load.finish().context("the traffic")?;
