@@ -167,7 +167,17 @@ fn byte_at(position: u64) -> u8 {
 }
 
 fn serve(listener: &TcpListener, shared: &Shared) -> Result<u64> {
-    let (mut stream, _) = listener.accept()?;
+    loop {
+        let (stream, _) = listener.accept()?;
+        match send(stream, shared) {
+            // Its client was refused after all, as when the way changed meanwhile, and tries again.
+            Err(_) if shared.downloaded.load(Ordering::Relaxed) == 0 && !shared.stopped() => {}
+            ended => return ended,
+        }
+    }
+}
+
+fn send(mut stream: TcpStream, shared: &Shared) -> Result<u64> {
     stream.set_write_timeout(Some(SILENCE))?;
     let mut sent = 0;
     while !shared.stopped() {
