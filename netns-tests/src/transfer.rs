@@ -2,11 +2,13 @@
 //! compared; and what is heard when the other end has died.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+
+use crate::namespace::Namespace;
 
 /// How long one call may take before the transfer is said to stand still.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,6 +73,21 @@ pub fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+/// Connects from there, and is refused within that time.
+///
+/// # Errors
+/// It is connected, hears something else, or nothing for so long.
+pub fn is_refused(from: &Namespace, to: SocketAddr, within: Duration) -> Result<()> {
+    let began = Instant::now();
+    match from.tcp_connect(to, PATIENCE)? {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+        other => bail!("{to}: {other:?}"),
+    }
+    let took = began.elapsed();
+    ensure!(took < within, "{to}: refused after {took:?}");
+    Ok(())
 }
 
 /// Waits for a reset.

@@ -5,11 +5,13 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use netns_tests::pair::{self, ON_ALPHA, ON_BETA};
-use netns_tests::transfer::{hears_a_reset, join, read_all, spawn_reader, write_pattern};
+use netns_tests::transfer::{
+    hears_a_reset, is_refused, join, read_all, spawn_reader, write_pattern,
+};
 use netns_tests::{Fleet, Lab, wait};
 
 const SOON: Duration = Duration::from_secs(15);
@@ -115,16 +117,7 @@ fn a_closed_port_is_refused_and_what_policy_forbids_as_well() -> Result<()> {
         // The bank's instance on beta.
         pair::at("10.30.1.4"),
     ] {
-        let began = Instant::now();
-        match alpha.tcp_connect(address, SOON)? {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-            other => bail!("{address}: {other:?}"),
-        }
-        ensure!(
-            began.elapsed() < AT_ONCE,
-            "{address}: {:?}",
-            began.elapsed()
-        );
+        is_refused(&alpha, address, AT_ONCE)?;
     }
     let status = fleet.tool_json("beta", &["status"])?;
     let refused = &status[0]["packets"]["streams"]["refused"];
@@ -154,11 +147,7 @@ fn an_instance_that_refuses_is_passed_over() -> Result<()> {
     drop(echo);
     for service in services {
         for _ in 0..2 {
-            let began = Instant::now();
-            let refused = alpha.tcp_connect(service, SOON)?;
-            let why = refused.map_err(|error| error.kind());
-            ensure!(matches!(why, Err(ErrorKind::ConnectionRefused)), "{why:?}");
-            ensure!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+            is_refused(&alpha, service, AT_ONCE)?;
         }
     }
     Ok(())

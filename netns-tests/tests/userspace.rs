@@ -9,9 +9,11 @@ use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use netns_tests::pair::{self, NODES};
-use netns_tests::transfer::{hears_a_reset, join, pattern, read_all, spawn_reader, write_pattern};
+use netns_tests::transfer::{
+    hears_a_reset, is_refused, join, pattern, read_all, spawn_reader, write_pattern,
+};
 use netns_tests::{Description, Fleet, Lab, Machine, Process, Segment, command, require, wait};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -234,16 +236,7 @@ fn a_published_server_is_reached_over_both_lanes() -> Result<()> {
         let inside = fleet.instance("beta", WEB[0])?;
         for port in [81, 9] {
             let address = SocketAddr::new("10.30.1.3".parse()?, port);
-            let began = Instant::now();
-            match inside.tcp_connect(address, SOON)? {
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-                other => bail!("{lane} {address}: {other:?}"),
-            }
-            ensure!(
-                began.elapsed() < AT_ONCE,
-                "{address}: {:?}",
-                began.elapsed()
-            );
+            is_refused(&inside, address, AT_ONCE).context(lane)?;
         }
         let status = fleet.tool_json("alpha", &["status"])?;
         let (packets, userspace) = (&status[0]["packets"], &status[0]["userspace"]);

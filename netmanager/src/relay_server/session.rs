@@ -156,7 +156,8 @@ impl Session {
         }
     }
 
-    /// Ends registration and session if the node's key or that of its cluster is revoked; true if so.
+    /// Ends registration and session if the node's key or that of its cluster is revoked; counts it, and is
+    /// true, if so.
     pub(super) fn cut_if_revoked(&mut self, revoked: &RevocationSet, host: &mut Host<'_>) -> bool {
         if self.last_words.is_some() || self.connection.is_closed() {
             return false;
@@ -178,6 +179,7 @@ impl Session {
         };
         let text = format!("{} is cut: {whose} is revoked", peer.identity);
         info!(epoch = host.revocations.epoch(), "{text}");
+        host.revocations.counted.sessions_cut += 1;
         self.refuse(HelloRefusal::Revoked, text, host);
         true
     }
@@ -209,9 +211,7 @@ impl Session {
                 self.connected = true;
                 // Its certificate was judged when it came; a list may have come since.
                 let revoked = host.credentials.revoked();
-                if self.cut_if_revoked(&revoked, host) {
-                    host.revocations.counted.sessions_cut += 1;
-                }
+                self.cut_if_revoked(&revoked, host);
             }
             // Reading and writing are tried whatever the event.
             Event::Stream(_)

@@ -328,7 +328,6 @@ impl Sessions {
                 now,
             };
             if session.cut_if_revoked(&revoked, &mut host) {
-                self.revocations.counted.sessions_cut += 1;
                 link.map(|link| self.links.remove(&link));
             } else {
                 session.tell_list(&self.revocations);

@@ -163,7 +163,7 @@ impl DataPlane {
 
     /// Whether an instance could be picked for a flow that is neither the one that it went to nor
     /// among those tried.
-    fn has_another(&self, table: &Snapshot, flow: &Flow, tried: &[IpAddr]) -> bool {
+    pub(super) fn has_another(&self, table: &Snapshot, flow: &Flow, tried: &[IpAddr]) -> bool {
         let Some((service, policy)) = table.service_at(flow.asked()) else {
             return false;
         };

@@ -8,7 +8,6 @@ use weald_proto::name::{Policy, ServiceName};
 
 use super::reset::segment_of_end;
 use super::{DataPlane, Target};
-use crate::balance::Family;
 use crate::flow::{Direction, Flow, FlowId, FlowState, Lane, LaneReason, TcpState};
 use crate::reject::{Reject, reject};
 use crate::table::{Host, Owner, PeerId, Snapshot};
@@ -48,7 +47,7 @@ impl DataPlane {
                 Fate::Retry => {
                     if !self.begin_again(id)
                         && let Some(flow) = self.flows.remove(id)
-                        && !self.has_alternative(new, &flow)
+                        && !self.has_another(new, &flow, &[])
                     {
                         self.reset(&flow, new);
                     }
@@ -132,23 +131,11 @@ impl DataPlane {
         for id in lost {
             if !self.begin_again(id)
                 && let Some(flow) = self.flows.remove(id)
-                && !self.has_alternative(&table, &flow)
+                && !self.has_another(&table, &flow, &[])
             {
                 self.reset(&flow, &table);
             }
         }
-    }
-
-    /// Whether another instance could be picked for a flow.
-    fn has_alternative(&self, table: &Snapshot, flow: &Flow) -> bool {
-        table
-            .service_at(flow.asked())
-            .is_some_and(|(service, policy)| {
-                let family = Family::of(flow.asked());
-                self.balancer
-                    .pick(table, &self.peers, service, policy, family, 0)
-                    .is_ok()
-            })
     }
 
     /// Resets a TCP connection at those of its ends that are here.
