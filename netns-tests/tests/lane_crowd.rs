@@ -84,6 +84,8 @@ fn eight_uploads_share_what_the_path_brings() -> Result<()> {
     const UPLOADS: usize = 8;
     /// Bytes of all of them: about four seconds of the link.
     const MEASURED: u64 = 20_000_000;
+    /// Of each of them, before it is measured: what the first wrote ahead alone has arrived.
+    const BEGUN: u64 = 1_500_000;
     let lab = pair::lab()?;
     let fleet = start(&lab)?;
     let (alpha, beta) = ends(&fleet)?;
@@ -107,7 +109,7 @@ fn eight_uploads_share_what_the_path_brings() -> Result<()> {
         }
         let result = wait::until("all of them have begun", SOON, || {
             let begun = now();
-            ensure!(begun.iter().all(|one| *one > 100_000), "{begun:?}");
+            ensure!(begun.iter().all(|one| *one > BEGUN), "{begun:?}");
             Ok(begun)
         })
         .and_then(|begun| {

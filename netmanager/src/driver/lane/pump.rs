@@ -10,6 +10,7 @@ use socket2::Socket;
 
 use super::conn::{Conn, ConnId, Stage, refusal_of};
 use super::open::outcome;
+use super::turns::TURN_BYTES;
 use crate::driver::Driver;
 use crate::driver::pool::BufferPool;
 use crate::program_socket::NO_SIGNAL;
@@ -19,9 +20,6 @@ use crate::quic::Slot;
 const READ_BYTES: usize = 64 << 10;
 /// Up to so many bytes are copied out of the buffer that they were read into.
 const COPIED_BYTES: usize = 8 << 10;
-/// Moved for one connection before others have their turn, in each direction: less than may be
-/// written ahead, so that one turn does not take what all others wait for.
-const TURN_BYTES: usize = 128 << 10;
 /// Taken from a stream before the socket is asked whether it takes it.
 const GATHER_BYTES: usize = 256 << 10;
 /// Pieces written to a socket at once; the kernel takes 1024.
@@ -73,9 +71,11 @@ impl Driver {
             return;
         };
         let connection = &mut session.connection;
-        let (inwards, moved) = to_stream(conn, connection, pool);
-        if moved > 0 {
-            lane.turns.served(slot, id);
+        let mut left = lane.turns.left(slot, id);
+        let turn = left;
+        let inwards = to_stream(conn, connection, pool, &mut left);
+        if left < turn {
+            lane.turns.served(slot, id, turn - left);
         }
         let was_answered = conn.answered;
         let outwards = match inwards {
@@ -107,24 +107,18 @@ impl Driver {
     }
 }
 
-/// From the socket into the stream; with the bytes that this has moved.
-fn to_stream(conn: &mut Conn, connection: &mut Connection, pool: &mut BufferPool) -> (Stop, usize) {
-    let mut moved = 0;
-    let stop = fill(conn, connection, pool, &mut moved);
-    (stop, moved)
-}
-
-fn fill(
+/// From the socket into the stream, until so many bytes of the turn are used up.
+fn to_stream(
     conn: &mut Conn,
     connection: &mut Connection,
     pool: &mut BufferPool,
-    moved: &mut usize,
+    left: &mut usize,
 ) -> Stop {
     let mut stream = connection.send_stream(conn.stream);
     loop {
         while !conn.to_stream.is_empty() {
             match stream.write_chunks(std::slice::from_mut(&mut conn.to_stream)) {
-                Ok(written) => *moved += written.bytes,
+                Ok(written) => *left = left.saturating_sub(written.bytes),
                 Err(WriteError::Blocked) => return Stop::Idle,
                 Err(WriteError::Stopped(code)) => {
                     return Stop::Broken(Refused::of_code(code.into_inner()));
@@ -140,10 +134,10 @@ fn fill(
             }
             return Stop::Idle;
         }
-        if *moved >= TURN_BYTES {
+        if *left == 0 {
             return Stop::Turn;
         }
-        match read(conn, pool) {
+        match read(conn, pool, *left) {
             Ok(true) => {}
             Ok(false) => return Stop::Idle,
             Err(error) => return Stop::Broken(refusal_of(&error)),
@@ -151,14 +145,14 @@ fn fill(
     }
 }
 
-/// Reads the socket once; false if it has nothing.
-fn read(conn: &mut Conn, pool: &mut BufferPool) -> io::Result<bool> {
+/// Reads the socket once, at most so many bytes; false if it has nothing.
+fn read(conn: &mut Conn, pool: &mut BufferPool, most: usize) -> io::Result<bool> {
     let Some(socket) = conn.socket.as_ref().filter(|_| conn.readable) else {
         return Ok(false);
     };
     let mut buffer = pool.take(READ_BYTES);
     let room = buffer.spare_capacity_mut();
-    let room = room.len().min(READ_BYTES);
+    let room = room.len().min(READ_BYTES).min(most);
     match socket.recv(
         buffer
             .spare_capacity_mut()
