@@ -152,6 +152,7 @@ fn follow_changes(fleet: &Fleet<'_>, cluster: &FakeCluster, book: &Book) -> Resu
         ClusterToNet::Rows {
             complete: vec![shop],
             rows,
+            more: false,
         },
     );
     wait::until("the instance is gone", SOON, || {
@@ -163,6 +164,7 @@ fn follow_changes(fleet: &Fleet<'_>, cluster: &FakeCluster, book: &Book) -> Resu
         ClusterToNet::Rows {
             complete: Vec::new(),
             rows: vec![web],
+            more: false,
         },
     );
     wait::until("the instance is back", SOON, || {

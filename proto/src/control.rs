@@ -316,10 +316,13 @@ pub enum RootToCluster {
     /// Rows of applications that the cluster is interested in, of the nodes that host them, and of
     /// relays.
     Rows {
-        /// The applications that these rows are all of; rows of them that are not here are gone.
+        /// The applications that these rows, and those that went before with `more`, are all of;
+        /// rows of them that are not here are gone.
         complete: Vec<ApplicationName>,
         /// The rows.
         rows: Vec<Signed>,
+        /// Whether the next such message goes on with them.
+        more: bool,
     },
     /// An application whose rows were asked for does not exist.
     Unknown(ApplicationName),

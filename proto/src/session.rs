@@ -66,10 +66,13 @@ pub enum ClusterToNet {
     Revocations(Signed),
     /// Rows of services, instances, nodes and relays.
     Rows {
-        /// The applications that these rows are all of; rows of them that are not here are gone.
+        /// The applications that these rows, and those that went before with `more`, are all of;
+        /// rows of them that are not here are gone.
         complete: Vec<ApplicationName>,
         /// The rows.
         rows: Vec<Signed>,
+        /// Whether the next such message goes on with them.
+        more: bool,
     },
     /// An application that the node asked for does not exist, or not for it.
     Unknown(ApplicationName),

@@ -32,6 +32,9 @@ mod tests;
 /// Rows in one kept message: some 300 bytes each, far below the longest message.
 const KEPT_ROWS_PER_MESSAGE: usize = 4096;
 
+/// Rows that may wait for the message that ends them: more than a store keeps of one kind.
+const MAX_PARTIAL: usize = 1 << 19;
+
 /// What a node knows from its cluster.
 #[derive(Debug)]
 pub(super) struct RowsSource {
@@ -42,6 +45,8 @@ pub(super) struct RowsSource {
     welcome: Option<ClusterToNet>,
     /// The own lease, and its signature.
     lease: Option<(Lease, Signed)>,
+    /// Rows that the cluster goes on with.
+    partial: Vec<Signed>,
     guests: BTreeSet<NodeId>,
     /// How much of the judge's memory is on disk.
     kept_changes: u64,
@@ -75,6 +80,7 @@ impl RowsSource {
             interests: Interests::default(),
             welcome: None,
             lease: None,
+            partial: Vec::new(),
             guests: BTreeSet::new(),
             kept_changes: 0,
             is_dirty: false,
@@ -104,6 +110,8 @@ impl RowsSource {
                 node_ip,
                 ..
             } => {
+                // What an earlier session had begun to say begins anew.
+                self.partial.clear();
                 if version != VERSION {
                     tracing::warn!(version, "the cluster speaks another version than {VERSION}");
                 }
@@ -118,7 +126,20 @@ impl RowsSource {
             ClusterToNet::Grant(signed) | ClusterToNet::Revocations(signed) => {
                 self.take(&signed, now);
             }
-            ClusterToNet::Rows { complete, rows } => self.take_rows(&complete, rows, now),
+            ClusterToNet::Rows {
+                complete,
+                rows,
+                more,
+            } => {
+                self.partial.extend(rows);
+                if !more {
+                    let rows = std::mem::take(&mut self.partial);
+                    self.take_rows(&complete, rows, now);
+                } else if self.partial.len() > MAX_PARTIAL {
+                    tracing::warn!("the cluster sends more rows than there can be");
+                    self.partial = Vec::new();
+                }
+            }
             ClusterToNet::Unknown(application) => self.store.handle_unknown(application),
             // Whoever holds the credentials has taken it.
             ClusterToNet::Renewed(_) => {}
@@ -411,12 +432,14 @@ impl RowsSource {
         messages.push(ClusterToNet::Rows {
             complete: applications(Knowledge::Complete).collect(),
             rows: Vec::new(),
+            more: false,
         });
         let rows: Vec<Signed> = self.store.signed().cloned().collect();
         for rows in rows.chunks(KEPT_ROWS_PER_MESSAGE) {
             messages.push(ClusterToNet::Rows {
                 complete: Vec::new(),
                 rows: rows.to_vec(),
+                more: false,
             });
         }
         messages.extend(applications(Knowledge::Unknown).map(ClusterToNet::Unknown));

@@ -305,6 +305,7 @@ fn answer(
                 Some(rows) => ClusterToNet::Rows {
                     complete: vec![application],
                     rows: rows.clone(),
+                    more: false,
                 },
                 None => ClusterToNet::Unknown(application),
             };

@@ -31,7 +31,7 @@ use weald_proto::statement::{Grant, Signed};
 
 use crate::Now;
 use crate::addresses::{ClusterAddresses, Holder, Plan};
-use crate::interests::RowBook;
+use crate::interests::{RowBook, Subject};
 use crate::membership::Membership;
 use crate::record::{Record, RecordError, Write};
 use crate::schedule::Inventory;
@@ -160,6 +160,8 @@ pub struct Cluster {
     /// Applications of which root has told all rows, or that there are none.
     answered: BTreeSet<ApplicationName>,
     told_interests: BTreeSet<ApplicationName>,
+    /// Of which subjects root has told rows that it goes on with.
+    partial: BTreeSet<Subject>,
     nets: BTreeMap<Label, Net>,
     /// Nodes whose lease is to be made anew.
     stale_leases: BTreeSet<Label>,
@@ -218,6 +220,7 @@ impl Cluster {
             owners: BTreeMap::new(),
             answered: BTreeSet::new(),
             told_interests: BTreeSet::new(),
+            partial: BTreeSet::new(),
             nets: BTreeMap::new(),
             stale_leases: BTreeSet::new(),
             new_rows: Vec::new(),
@@ -378,6 +381,7 @@ impl Cluster {
             self.handle_late(&instance, now, step)?;
         }
         self.forget_rested(now, step);
+        self.rows.forget_old(now.elapsed, LEASE_LIFE);
         Ok(())
     }
 

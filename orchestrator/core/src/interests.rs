@@ -10,9 +10,11 @@
 //! Rows are passed on as they were signed; who may claim what was judged before they come here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use weald_proto::codec::{MAX_LIST_LEN, MAX_MESSAGE_LEN};
 use weald_proto::control::Generation;
-use weald_proto::id::{NodeId, RelayId};
+use weald_proto::id::{MAX_LABEL_LEN, NodeId, RelayId};
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName};
 use weald_proto::statement::Signed;
 
@@ -55,11 +57,73 @@ pub struct Update {
     pub unknown: Vec<ApplicationName>,
 }
 
+/// What one message says of the rows of an [`Update`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The applications that the rows of all parts are all of; said with the last one.
+    pub complete: Vec<ApplicationName>,
+    /// Its rows.
+    pub rows: Vec<Signed>,
+    /// Whether another part follows.
+    pub more: bool,
+}
+
+/// Rows in one message at most.
+const PART_ROWS: usize = MAX_LIST_LEN / 2;
+/// Bytes of the rows in one message at most, when there is more than one row; applications that are
+/// complete may take the half of the rest.
+const PART_BYTES: usize = MAX_MESSAGE_LEN / 4;
+/// Bytes that a signed row has beside its statement: a signature (Ed25519), a cluster's name, and
+/// what is around them.
+const BESIDE_STATEMENT: usize = 64 + MAX_LABEL_LEN + 16;
+
+/// Puts rows into as many lists as there have to be messages.
+pub fn in_messages(rows: impl IntoIterator<Item = Signed>) -> Vec<Vec<Signed>> {
+    let (mut lists, mut bytes) = (Vec::<Vec<Signed>>::new(), 0);
+    for row in rows {
+        let length = row.statement.len() + BESIDE_STATEMENT;
+        bytes += length;
+        match lists.last_mut() {
+            Some(list) if bytes <= PART_BYTES && list.len() < PART_ROWS => list.push(row),
+            Some(_) | None => {
+                bytes = length;
+                lists.push(vec![row]);
+            }
+        }
+    }
+    lists
+}
+
 impl Update {
     /// Whether there is nothing to tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.complete.is_empty() && self.rows.is_empty() && self.unknown.is_empty()
+    }
+
+    /// What is complete and the rows, as messages in order; none if there is nothing of them.
+    #[must_use]
+    pub fn into_parts(self) -> Vec<Part> {
+        let lists = in_messages(self.rows).into_iter();
+        let mut parts: Vec<Part> = lists
+            .map(|rows| Part {
+                complete: Vec::new(),
+                rows,
+                more: true,
+            })
+            .collect();
+        if parts.is_empty() && !self.complete.is_empty() {
+            parts.push(Part {
+                complete: Vec::new(),
+                rows: Vec::new(),
+                more: true,
+            });
+        }
+        if let Some(last) = parts.last_mut() {
+            last.complete = self.complete;
+            last.more = false;
+        }
+        parts
     }
 }
 
@@ -91,6 +155,8 @@ pub struct RowBook<L> {
     applications: BTreeMap<ApplicationName, BTreeSet<Subject>>,
     changes: u64,
     listeners: BTreeMap<L, Listener>,
+    /// When removed rows are looked through next, and the changes that were old already then.
+    sweep: (Duration, u64),
 }
 
 impl<L: Ord> Default for RowBook<L> {
@@ -100,6 +166,7 @@ impl<L: Ord> Default for RowBook<L> {
             applications: BTreeMap::new(),
             changes: 0,
             listeners: BTreeMap::new(),
+            sweep: (Duration::ZERO, 0),
         }
     }
 }
@@ -155,6 +222,27 @@ impl<L: Ord + Clone> RowBook<L> {
             }
         }
         true
+    }
+
+    /// Forgets every row that says that its subject is gone and has stood for a `life`, within which
+    /// an older one could come back; after two lives at the latest. `elapsed` counts from any
+    /// moment on, the same one each time.
+    pub fn forget_old(&mut self, elapsed: Duration, life: Duration) {
+        let (due, old) = self.sweep;
+        if elapsed < due {
+            return;
+        }
+        self.sweep = (elapsed + life, self.changes);
+        let is_old = |entry: &&Entry| entry.row.removed && entry.changed <= old;
+        let gone: Vec<_> = self
+            .rows
+            .values()
+            .filter(is_old)
+            .map(|entry| entry.row.subject.clone())
+            .collect();
+        for subject in gone {
+            self.forget(&subject);
+        }
     }
 
     /// Takes in rows that are all of an application, except for those that `keep` is true of: what

@@ -14,6 +14,8 @@ mod support {
 mod leftovers;
 #[path = "placing/lies.rs"]
 mod lies;
+#[path = "placing/many.rs"]
+mod many;
 #[path = "placing/refusals.rs"]
 mod refusals;
 

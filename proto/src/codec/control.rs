@@ -24,7 +24,7 @@ variants!(RootToCluster as ToCluster.message(to_cluster::Message):
         Welcome as Welcome { version: value }
         Offer as Offer { instance: value, generation: value, spec: message, within_ms: value }
         Withdraw as Withdraw { instance: value, generation: value }
-        Rows as Rows { complete: long, rows: long }
+        Rows as Rows { complete: long, rows: long, more: value }
         ReadLogs as ReadLogs { request: value, instance: value, lines: value }
         Acknowledged as Acknowledged { sequence: value }
     }

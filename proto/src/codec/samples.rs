@@ -2,7 +2,9 @@
 
 mod early;
 mod join;
+mod parts;
 mod peer;
+mod statement;
 
 use std::time::Duration;
 
@@ -11,19 +13,18 @@ use crate::control::{
     Aggregate, ClusterToRoot, ClusterToWorker, InstanceReport, NodeCapacity, NodeReport, Phase,
     Reason, Refusal, RootToCluster, Standing, VERSION, WorkerToCluster,
 };
-use crate::id::{Label, NodeId, Organisation, RelayId};
+use crate::id::{Label, NodeId, Organisation};
 use crate::name::{ApplicationName, InstanceId, Zone};
 use crate::session::{ClusterToNet, NetToCluster};
 use crate::spec::{Constraint, Place, Resources, Runtime, ServiceSpec};
-use crate::statement::{
-    Grant, InstanceStatement, Lease, LeasedInstance, NodeStatement, RelayStatement, Revocations,
-    ServiceStatement, Signed, Statement,
-};
+use crate::statement::Signed;
 use crate::table::{AcceptPolicy, LanePolicy};
 
 pub(super) use early::accepting_early;
 pub(super) use join::{join_requests, join_responses, renewed, renewing};
+pub(super) use parts::in_parts;
 pub(super) use peer::{mapped, peer_to_peer};
+pub(super) use statement::statements;
 
 pub(super) fn label(text: &str) -> Label {
     Label::new(text).unwrap()
@@ -321,6 +322,7 @@ pub(super) fn root_to_cluster() -> Vec<RootToCluster> {
         RootToCluster::Rows {
             complete: vec![application()],
             rows: vec![signed()],
+            more: false,
         },
         RootToCluster::ReadLogs {
             request: 5,
@@ -427,73 +429,8 @@ pub(super) fn cluster_to_net() -> Vec<ClusterToNet> {
         ClusterToNet::Rows {
             complete: vec![application()],
             rows: vec![signed()],
+            more: false,
         },
         ClusterToNet::Unknown(application()),
-    ]
-}
-
-pub(super) fn statements() -> Vec<Statement> {
-    vec![
-        Statement::Grant(Grant {
-            cluster: label("munich"),
-            key: [7; 32],
-            generation: 3,
-            blocks: vec![
-                "10.30.1.0/26".parse().unwrap(),
-                "fdff:1::/64".parse().unwrap(),
-                "10.30.9.9/32".parse().unwrap(),
-            ],
-            organisations: vec![organisation()],
-            owner: organisation(),
-            expires: 1_800_000_000,
-        }),
-        Statement::Revocations(Revocations {
-            epoch: 4,
-            keys: vec![[1; 32], [2; 32]],
-            organisations: vec![organisation()],
-        }),
-        Statement::Service(ServiceStatement {
-            name: instance().service,
-            organisation: organisation(),
-            generation: 5,
-            removed: false,
-            round_robin: both(),
-            closest: both(),
-            lane: LanePolicy::Auto,
-            accept: AcceptPolicy::Late,
-        }),
-        Statement::Instance(InstanceStatement {
-            instance: instance(),
-            organisation: organisation(),
-            generation: 6,
-            removed: true,
-            node: node(),
-            instance_ip: both(),
-        }),
-        Statement::Node(NodeStatement {
-            node: node(),
-            generation: 1,
-            removed: false,
-            node_ip: both(),
-            addresses: vec!["192.0.2.1:4433".parse().unwrap()],
-        }),
-        Statement::Relay(RelayStatement {
-            relay: RelayId::new(label("munich"), label("r1")),
-            generation: 1,
-            removed: false,
-            addresses: vec!["192.0.2.2:4433".parse().unwrap()],
-        }),
-        Statement::Lease(Lease {
-            node: node(),
-            epoch: 12,
-            expires: 1_800_000_000,
-            node_ip: both(),
-            instances: vec![LeasedInstance {
-                instance: instance(),
-                organisation: organisation(),
-                generation: 7,
-                instance_ip: both(),
-            }],
-        }),
     ]
 }

@@ -19,7 +19,7 @@ variants!(ClusterToNet as ToNet.message(to_net::Message):
             version: value, observed: value, pools: message, zones: list, node_ip: message,
             relay_token: value
         }
-        Rows as Rows { complete: long, rows: long }
+        Rows as Rows { complete: long, rows: long, more: value }
     }
     {
         Lease: lease, Grant: grant, Revocations: revocations, Unknown: unknown, Renewed: renewed

@@ -56,6 +56,8 @@ fn all_layouts() -> String {
         layout("ClusterToWorker", &samples::accepting_early().0),
         layout("Statement", &samples::accepting_early().1),
         layout("PeerToPeer", &samples::mapped()),
+        layout("RootToCluster", &samples::in_parts().0),
+        layout("ClusterToNet", &samples::in_parts().1),
     ]
     .concat()
 }

@@ -111,6 +111,7 @@ impl World {
         ClusterToNet::Rows {
             complete: vec!["shop.lab".parse().unwrap()],
             rows: vec![service, row, self.instance(5)],
+            more: false,
         }
     }
 
@@ -165,6 +166,7 @@ fn a_restart_finds_what_was_heard() {
         ClusterToNet::Rows {
             complete: Vec::new(),
             rows: vec![older.clone()],
+            more: false,
         },
         world.now,
     );
@@ -172,12 +174,51 @@ fn a_restart_finds_what_was_heard() {
         ClusterToNet::Rows {
             complete: vec!["shop.lab".parse().unwrap()],
             rows: vec![older],
+            more: false,
         },
         world.now,
     );
     let (table, _) = again.build(&[]);
     assert_eq!((table.services.len(), table.instances.len()), (0, 0));
     drop(state);
+}
+
+#[test]
+fn rows_in_parts_are_taken_as_one() {
+    let world = World::new();
+    let (_state, mut source) = world.fed();
+    let there = |source: &RowsSource| {
+        let table = source.build(&[]).0;
+        (table.services.len(), table.instances.len())
+    };
+    let ClusterToNet::Rows { rows, complete, .. } = world.rows() else {
+        unreachable!()
+    };
+    let mut hear = |rows: &[Signed], more: bool| {
+        let message = ClusterToNet::Rows {
+            complete: if more { Vec::new() } else { complete.clone() },
+            rows: rows.to_vec(),
+            more,
+        };
+        source.hear(message, world.now);
+        there(&source)
+    };
+    // The service, its node, its instance.
+    assert_eq!(hear(&rows[..2], true), (1, 1));
+    assert_eq!(hear(&rows[2..], false), (1, 1));
+    assert_eq!(hear(&rows[..1], true), (1, 1));
+    assert_eq!(hear(&rows[1..2], false), (1, 0));
+    // Another session begins anew.
+    assert_eq!(hear(&rows[2..], true), (1, 0));
+    let welcome = source.welcome.clone().unwrap();
+    source.hear(welcome, world.now);
+    let message = ClusterToNet::Rows {
+        complete: complete.clone(),
+        rows: rows[..2].to_vec(),
+        more: false,
+    };
+    source.hear(message, world.now);
+    assert_eq!(there(&source), (1, 0));
 }
 
 #[test]

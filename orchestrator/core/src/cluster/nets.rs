@@ -251,14 +251,15 @@ impl Cluster {
             if !self.rows.is_due(&node) {
                 continue;
             }
-            let update = self.rows.poll(&node);
-            for application in update.unknown {
+            let mut update = self.rows.poll(&node);
+            for application in std::mem::take(&mut update.unknown) {
                 step.tell_net(&node, ClusterToNet::Unknown(application));
             }
-            if !update.complete.is_empty() || !update.rows.is_empty() {
+            for part in update.into_parts() {
                 let rows = ClusterToNet::Rows {
-                    complete: update.complete,
-                    rows: update.rows,
+                    complete: part.complete,
+                    rows: part.rows,
+                    more: part.more,
                 };
                 step.tell_net(&node, rows);
             }

@@ -248,15 +248,15 @@ impl Cluster {
             .collect()
     }
 
-    /// Rows that root passes on.
+    /// Rows that root passes on; with `more`, its next ones belong to them.
     pub(super) fn take_rows(
         &mut self,
         complete: &[ApplicationName],
         rows: Vec<Signed>,
+        more: bool,
         now: Now,
         step: &mut Step,
     ) {
-        let mut subjects: BTreeMap<ApplicationName, BTreeSet<Subject>> = BTreeMap::new();
         for signed in rows {
             let statement = match self.trust.judge(&signed, now.unix) {
                 Ok(statement) => statement,
@@ -274,20 +274,21 @@ impl Cluster {
             let Some(row) = trust::row(&statement, signed) else {
                 continue;
             };
-            if let Some(application) = row.subject.application() {
-                let of_it = subjects.entry(application.clone()).or_default();
-                of_it.insert(row.subject.clone());
+            if more || !complete.is_empty() {
+                self.partial.insert(row.subject.clone());
             }
             if row.signed.cluster.as_ref() != Some(&self.settings.name) {
                 self.rows.put(row);
             }
         }
+        if more {
+            return;
+        }
         let own = self.settings.name.clone();
         let is_own = |row: &Row| row.signed.cluster.as_ref() == Some(&own);
-        let none = BTreeSet::new();
+        let told = std::mem::take(&mut self.partial);
         for application in complete {
-            let of_it = subjects.get(application).unwrap_or(&none);
-            self.rows.complete(application, of_it, is_own);
+            self.rows.complete(application, &told, is_own);
             self.answered.insert(application.clone());
         }
     }

@@ -9,6 +9,7 @@ use weald_proto::statement::{Signed, Statement};
 use super::state;
 use super::{ASK_AGAIN, Cluster, Effect, HEARTBEAT, NODES_EVERY, Step};
 use crate::Now;
+use crate::interests::in_messages;
 use crate::record::{RecordError, Write};
 
 impl Cluster {
@@ -18,6 +19,7 @@ impl Cluster {
         self.reporter.disconnected();
         self.duties.connected();
         self.told_interests.clear();
+        self.partial.clear();
         self.asked_addresses = None;
         step.tell_root(ClusterToRoot::Hello {
             version: VERSION,
@@ -64,9 +66,11 @@ impl Cluster {
                 instance,
                 generation,
             } => self.handle_withdraw(instance, generation, now, step)?,
-            RootToCluster::Rows { complete, rows } => {
-                self.take_rows(&complete, rows, now, step);
-            }
+            RootToCluster::Rows {
+                complete,
+                rows,
+                more,
+            } => self.take_rows(&complete, rows, more, now, step),
             RootToCluster::Unknown(application) => self.take_unknown(application),
             RootToCluster::ReadLogs {
                 request,
@@ -151,8 +155,8 @@ impl Cluster {
         }
         let due =
             |last: Option<Duration>, every| last.is_none_or(|last| now.elapsed >= last + every);
-        if !self.new_rows.is_empty() {
-            step.tell_root(ClusterToRoot::Rows(std::mem::take(&mut self.new_rows)));
+        for rows in in_messages(std::mem::take(&mut self.new_rows)) {
+            step.tell_root(ClusterToRoot::Rows(rows));
         }
         let interests = self.interests();
         if interests != self.told_interests {

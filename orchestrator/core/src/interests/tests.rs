@@ -1,6 +1,8 @@
 //! The book against a model: whoever applies every update has exactly what it asked for.
 
 use proptest::prelude::*;
+use weald_proto::codec::{MAX_TEXT_LEN, Message as _};
+use weald_proto::control::RootToCluster;
 
 use super::*;
 use crate::samples::label;
@@ -182,4 +184,76 @@ proptest! {
         }
         prop_assert!(book.poll(&0).is_empty());
     }
+}
+
+#[test]
+fn rows_are_said_in_as_many_messages_as_it_takes() {
+    let update = |count: u32, bytes: usize| Update {
+        complete: vec![application(1), application(2)],
+        rows: (0..count)
+            .map(|number| Signed {
+                statement: [&number.to_be_bytes()[..], &vec![7; bytes]].concat(),
+                signature: vec![0; 64],
+                cluster: Some(label("munich")),
+            })
+            .collect(),
+        unknown: Vec::new(),
+    };
+    for (count, bytes, parts) in [
+        (0, 0, 1),
+        (1, MAX_TEXT_LEN - 8, 1),
+        (PART_ROWS as u32, 1, 2),
+        (2 * MAX_LIST_LEN as u32, 0, 5),
+        // 31 of those are a quarter of the longest message.
+        (200, 32 << 10, 7),
+    ] {
+        let all = update(count, bytes);
+        let said = all.clone().into_parts();
+        assert_eq!(said.len(), parts, "{count} rows of {bytes} bytes");
+        let rows: Vec<_> = said.iter().flat_map(|part| part.rows.clone()).collect();
+        assert_eq!(rows, all.rows);
+        let (last, others) = said.split_last().unwrap();
+        assert!(!last.more && last.complete == all.complete);
+        let goes_on = |part: &Part| part.more && part.complete.is_empty();
+        assert!(others.iter().all(goes_on));
+        for Part {
+            complete,
+            rows,
+            more,
+        } in said
+        {
+            let message = RootToCluster::Rows {
+                complete,
+                rows,
+                more,
+            };
+            assert!(message.encode().is_ok());
+        }
+    }
+    assert_eq!(Update::default().into_parts(), []);
+}
+
+#[test]
+fn what_is_gone_is_forgotten_after_a_life_and_before_two() {
+    const LIFE: Duration = Duration::from_secs(100);
+    let at = Duration::from_secs;
+    let mut book = RowBook::default();
+    book.forget_old(at(5), LIFE);
+    book.put(row(instance(1, 0), 1, Some(1), false));
+    book.put(row(instance(1, 0), 2, None, true));
+    book.put(row(instance(1, 1), 1, Some(1), false));
+    book.put(row(instance(1, 2), 2, None, true));
+    for seconds in [6, 104, 105, 204] {
+        book.forget_old(at(seconds), LIFE);
+        assert_eq!(book.rows().count(), 3, "{seconds}");
+    }
+    // One that has come back meanwhile is there.
+    book.put(row(instance(1, 2), 3, Some(1), false));
+    book.listen("a", [application(1)]);
+    assert_eq!(told(&book.poll(&"a")).len(), 3);
+    book.forget_old(at(205), LIFE);
+    let left: Vec<_> = book.rows().map(|row| row.subject.clone()).collect();
+    assert_eq!(left, [instance(1, 1), instance(1, 2)]);
+    assert!(book.poll(&"a").is_empty());
+    assert!(book.put(row(instance(1, 0), 1, Some(1), false)));
 }

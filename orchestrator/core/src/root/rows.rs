@@ -121,21 +121,23 @@ impl Root {
             if !self.rows.is_due(&cluster) {
                 continue;
             }
-            let update = self.rows.poll(&cluster);
-            for application in update.unknown {
+            let mut update = self.rows.poll(&cluster);
+            for application in std::mem::take(&mut update.unknown) {
                 step.tell(&cluster, RootToCluster::Unknown(application));
             }
-            if !update.complete.is_empty() || !update.rows.is_empty() {
+            for part in update.into_parts() {
                 let rows = RootToCluster::Rows {
-                    complete: update.complete,
-                    rows: update.rows,
+                    complete: part.complete,
+                    rows: part.rows,
+                    more: part.more,
                 };
                 step.tell(&cluster, rows);
             }
         }
     }
 
-    /// Forgets the services that are gone, once no older row can come back.
+    /// Forgets the services that are gone, and what clusters have said of their own that is, once no
+    /// older row can come back.
     pub(super) fn forget_removed(&mut self, now: Now, step: &mut Step) {
         let life = LEASE_LIFE.as_secs();
         let old: Vec<_> = self
@@ -150,5 +152,6 @@ impl Root {
                 .push(Write::delete(state::REMOVED, name.to_string()));
             self.rows.forget(&Subject::Service(name));
         }
+        self.rows.forget_old(now.elapsed, LEASE_LIFE);
     }
 }

@@ -23,7 +23,12 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn hear(&mut self, message: ClusterToNet) {
         match message {
-            ClusterToNet::Rows { complete, rows } => {
+            ClusterToNet::Rows {
+                complete,
+                rows,
+                more,
+            } => {
+                assert!(!more, "so few rows are one message");
                 // All rows are of one application.
                 if !complete.is_empty() {
                     self.rows.clear();
