@@ -428,6 +428,10 @@ impl Root {
         if instance.cluster.as_ref() != Some(cluster) || instance.withdrawn {
             return Ok(());
         }
+        let given_back = report.phase == Phase::Terminated;
+        if given_back && report.generation == instance.life.generation() {
+            return self.take_back(cluster, report, now, step);
+        }
         if let Err(error) = instance.life.hear(report.generation, report.phase) {
             let text = format!("cluster {cluster}: {}: {error}", report.instance);
             step.effects.push(Effect::Fault(text));
@@ -448,22 +452,6 @@ impl Root {
             self.keep_instance(&report.instance, step)?;
         }
         Ok(())
-    }
-}
-
-impl Attempt {
-    const fn new(now: Duration, convergence: Duration) -> Self {
-        Self {
-            asked: BTreeSet::new(),
-            offered: None,
-            next: now,
-            deadline: now.saturating_add(convergence),
-        }
-    }
-
-    fn next_due(&self) -> Duration {
-        let next = self.offered.as_ref().map_or(self.next, |(_, until)| *until);
-        next.min(self.deadline)
     }
 }
 

@@ -197,7 +197,7 @@ impl Cluster {
             it.node == *node && !self.gone.contains_key(&ending)
         });
         let instances = here.filter_map(|it| {
-            let organisation = self.owners.get(&it.instance.service.application)?;
+            let organisation = self.owner_of(it)?;
             Some(LeasedInstance {
                 instance: it.instance.clone(),
                 organisation: organisation.clone(),
@@ -217,7 +217,7 @@ impl Cluster {
     /// The organisations whose names a node may resolve: those that it hosts, and its own.
     fn visible(&self, node: &Label) -> BTreeSet<Organisation> {
         let hosted = self.placements.values().filter(|it| it.node == *node);
-        let hosted = hosted.filter_map(|it| self.owners.get(&it.instance.service.application));
+        let hosted = hosted.filter_map(|it| self.owner_of(it));
         let own = self.grant.as_ref().map(|grant| &grant.owner);
         hosted.chain(own).cloned().collect()
     }

@@ -201,6 +201,11 @@ impl Cluster {
             return Ok(());
         }
         self.duties.give_up(instance, generation);
+        let said = self.reporter.get(instance);
+        if said.is_some_and(|said| said.generation == generation) {
+            // Root counts it as taken, and must hear of this whatever becomes of the refusal.
+            self.reporter.set(terminated(instance, generation));
+        }
         step.writes
             .push(Write::delete(state::DUTY, instance.to_string()));
         self.forget_placement(instance, now, step)?;
@@ -315,7 +320,8 @@ impl Cluster {
         let (changes, published) = match former {
             Some(former) if former.generation == generation => (former.changes, former.published),
             Some(former) => (0, former.published),
-            None => (0, false),
+            // It may have given this life up before.
+            None => (self.row_changes(instance, generation), false),
         };
         let placement = Placement {
             instance: instance.clone(),

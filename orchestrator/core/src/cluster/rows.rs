@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use weald_proto::addr::Dual;
-use weald_proto::control::{Phase, Standing};
-use weald_proto::id::Label;
-use weald_proto::id::{NodeId, RelayId};
+use weald_proto::control::{Generation, Phase, Standing};
+use weald_proto::id::{Label, NodeId, Organisation, RelayId};
 use weald_proto::name::{ApplicationName, InstanceId};
 use weald_proto::statement::{InstanceStatement, NodeStatement, RelayStatement, Signed, Statement};
 
@@ -102,13 +101,18 @@ impl Cluster {
         Ok(())
     }
 
+    /// Whose a placement is. An application may have another owner by now.
+    pub(super) fn owner_of<'a>(&'a self, placement: &'a Placement) -> Option<&'a Organisation> {
+        let known = || self.owners.get(&placement.instance.service.application);
+        placement.organisation.as_ref().or_else(known)
+    }
+
     /// Signs the row of an instance as it stands.
     pub(super) fn sign_row(&mut self, instance: &InstanceId, step: &mut Step) {
         let Some(placement) = self.placements.get(instance) else {
             return;
         };
-        let owner = self.owners.get(&instance.service.application);
-        let (Some(organisation), true) = (owner, placement.changes > 0) else {
+        let (Some(organisation), true) = (self.owner_of(placement), placement.changes > 0) else {
             return;
         };
         let instance_ip = if placement.published {
@@ -129,12 +133,18 @@ impl Cluster {
 
     /// What the last row of a placement says that is forgotten.
     pub(super) fn removed_row(&self, placement: &Placement) -> Option<RemovedRow> {
-        let owner = self.owners.get(&placement.instance.service.application)?;
+        let owner = self.owner_of(placement)?;
         (placement.changes > 0).then(|| RemovedRow {
             organisation: owner.clone(),
             generation: trust::row_generation(placement.generation, placement.changes),
             node: placement.node.clone(),
         })
+    }
+
+    /// How often the row of an instance has changed in a life that this cluster may have had before.
+    pub(super) fn row_changes(&self, instance: &InstanceId, life: Generation) -> u32 {
+        let row = self.rows.get(&Subject::Instance(instance.clone()));
+        row.map_or(0, |row| trust::row_changes(row.generation, life))
     }
 
     /// Signs once more that an instance is out of the tables whose placement is forgotten.

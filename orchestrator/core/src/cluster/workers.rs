@@ -10,7 +10,7 @@ use weald_proto::id::{Label, NodeId};
 use weald_proto::name::InstanceId;
 
 use super::state::{self, NodeState};
-use super::{Cluster, Effect, Step};
+use super::{Attempt, Cluster, Effect, Step};
 use crate::Now;
 use crate::addresses::Holder;
 use crate::lifecycle::is_over;
@@ -214,7 +214,13 @@ impl Cluster {
             self.end_if_gone(instance, now, step)?;
         }
         for instance in &heard.lost {
-            // It is deployed there once more, in the same life.
+            // It is deployed there once more, in the same life, and may be rejected.
+            if let Some(placement) = self.placements.get_mut(instance) {
+                placement.accepted = false;
+                self.attempts
+                    .entry(instance.clone())
+                    .or_insert_with(|| Attempt::new(now.elapsed));
+            }
             self.note_phase(instance, Phase::NodeScheduled, "the node had lost it", step)?;
         }
         if heard.acknowledge {

@@ -1,6 +1,9 @@
 //! Offers: which cluster is asked next, and when an instance has failed.
 
-use weald_proto::control::{Generation, Phase, Reason, Refusal, Standing};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use weald_proto::control::{Generation, InstanceReport, Phase, Reason, Refusal, Standing};
 use weald_proto::id::Label;
 use weald_proto::name::InstanceId;
 use weald_proto::spec::ServiceSpec;
@@ -12,6 +15,22 @@ use crate::record::RecordError;
 use crate::resources::left;
 use crate::schedule::{Candidate, Ranking, rank};
 use crate::sync::Want;
+
+impl Attempt {
+    pub(super) const fn new(now: Duration, convergence: Duration) -> Self {
+        Self {
+            asked: BTreeSet::new(),
+            offered: None,
+            next: now,
+            deadline: now.saturating_add(convergence),
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Duration {
+        let next = self.offered.as_ref().map_or(self.next, |(_, until)| *until);
+        next.min(self.deadline)
+    }
+}
 
 impl Root {
     /// Begins to look for a cluster.
@@ -112,6 +131,25 @@ impl Root {
         attempt.offered = None;
         attempt.asked.insert(cluster.clone());
         self.offer_next(id, &spec, now, step)
+    }
+
+    /// A cluster says that a life has ended that it is to run: it had taken it, and gives it back. It
+    /// has refused it as well, which may be lost.
+    pub(super) fn take_back(
+        &mut self,
+        cluster: &Label,
+        report: &InstanceReport,
+        now: Now,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
+        let by = cluster.to_string();
+        let text = "it could not keep it".to_owned();
+        let refusals = vec![Refusal {
+            by,
+            reason: Reason::Failed { text },
+        }];
+        let (id, generation) = (&report.instance, report.generation);
+        self.handle_refused(cluster, id, generation, refusals, now, step)
     }
 
     /// Asks the best cluster that was not asked yet, or waits: a node may come back, or something end.

@@ -94,6 +94,80 @@ fn a_node_that_rejects_a_later_life_ends_the_earlier_one() {
     assert_eq!(tiers.workers[&node].instances().count(), 0);
 }
 
+/// A worker that has lost all that it had, as one whose disk was replaced.
+fn lose_everything(tiers: &mut Tiers, node: &NodeId) {
+    let resources = Resources {
+        millicpus: 4000,
+        memory_mib: 4000,
+        ..Resources::default()
+    };
+    let capacity = NodeCapacity {
+        total: resources,
+        runtimes: vec![Runtime::Process],
+        addons: Vec::new(),
+        place: None,
+    };
+    let (worker, _) = Worker::restore(node.clone(), capacity, &[]).unwrap();
+    tiers.workers.insert(node.clone(), worker);
+    for input in [
+        cluster::Input::WorkerDisconnected(node.name.clone()),
+        cluster::Input::WorkerConnected(node.name.clone(), key(node.name.as_str())),
+    ] {
+        let event = Event::Cluster(node.cluster.clone(), input);
+        tiers.queue.push_back(event);
+    }
+    let event = Event::Worker(node.clone(), worker::Input::Connected);
+    tiers.queue.push_back(event);
+    tiers.settle();
+}
+
+/// It would be asked once a second for ever, and nobody else.
+#[test]
+fn what_a_node_has_lost_and_rejects_then_goes_to_another() {
+    let sites: [(&str, &[Host]); 1] = [("munich", &[("a", 4000, 4000), ("b", 1000, 1000)])];
+    let mut tiers = Tiers::new(&sites);
+    let instance = tiers.deploy(draft("shop", 500, 400));
+    assert_eq!(tiers.host(&instance), "munich/a");
+    let node: NodeId = "munich/a".parse().unwrap();
+    let text = "it has no runtime any more".to_owned();
+    let reason = Reason::Unavailable { text };
+    tiers.rejecting.insert(node.clone(), reason);
+    lose_everything(&mut tiers, &node);
+    tiers.pass(Duration::from_secs(1));
+    assert_eq!(tiers.host(&instance), "munich/b");
+    assert_eq!(tiers.phase(&instance), Phase::Running);
+}
+
+/// Nobody takes it, and root does not hear that it was refused: only what the cluster says until it
+/// is answered.
+#[test]
+fn what_is_given_back_is_looked_after_although_the_refusal_is_lost() {
+    let mut tiers = munich();
+    let instance = tiers.deploy(draft("shop", 500, 400));
+    let node: NodeId = "munich/a".parse().unwrap();
+    let text = "it has no runtime any more".to_owned();
+    let reason = Reason::Unavailable { text };
+    tiers.rejecting.insert(node.clone(), reason);
+    tiers.held = Some(Vec::new());
+    lose_everything(&mut tiers, &node);
+    tiers.pass(Duration::from_secs(1));
+    let held = tiers.held.take().unwrap();
+    let is_refusal = |input: &root::Input| {
+        matches!(
+            input,
+            root::Input::Cluster(_, ClusterToRoot::Refused { .. })
+        )
+    };
+    assert!(held.iter().any(is_refusal));
+    let arrives = held.into_iter().filter(|input| !is_refusal(input));
+    tiers.queue.extend(arrives.map(Event::Root));
+    tiers.settle();
+    assert_eq!(tiers.phase(&instance), Phase::Requested);
+    tiers.rejecting.clear();
+    tiers.pass(root::RETRY + Duration::from_secs(2));
+    assert_eq!(tiers.phase(&instance), Phase::Running);
+}
+
 /// Its phase would say that a cluster makes it, and nobody would be asked ever again.
 #[test]
 fn an_instance_that_was_given_back_is_looked_after_by_the_next_root() {
