@@ -126,7 +126,7 @@ pub struct InstanceStatement {
     pub instance: InstanceId,
     /// The tenant.
     pub organisation: Organisation,
-    /// Orders the statements on one instance.
+    /// Orders the statements on one instance: [`row_generation`].
     pub generation: Generation,
     /// Whether the instance is gone from this node.
     pub removed: bool,
@@ -134,6 +134,41 @@ pub struct InstanceStatement {
     pub node: NodeId,
     /// Its addresses.
     pub instance_ip: Dual,
+}
+
+/// Bits of a row's generation that count its changes within one life of an instance: a change in
+/// every tenth of a second for ten months. Those that are left are enough for a thousand lives a
+/// second for two years.
+const CHANGE_BITS: u32 = 28;
+/// The most changes that are told apart.
+const MAX_CHANGES: u32 = (1 << CHANGE_BITS) - 1;
+
+/// The generation of an instance's row: rows of a later life win over those of every earlier one,
+/// whichever cluster signed them; within a life they are counted.
+#[must_use]
+pub const fn row_generation(life: Generation, change: u32) -> Generation {
+    let change = if change < MAX_CHANGES {
+        change
+    } else {
+        MAX_CHANGES
+    };
+    life << CHANGE_BITS | change as u64
+}
+
+/// The life that an instance's row of this generation is of.
+#[must_use]
+pub const fn row_life(row: Generation) -> Generation {
+    row >> CHANGE_BITS
+}
+
+/// How often the row of this generation had changed within a life; 0 if it is another life's.
+#[must_use]
+pub const fn row_changes(row: Generation, life: Generation) -> u32 {
+    if row_life(row) == life {
+        row as u32 & MAX_CHANGES
+    } else {
+        0
+    }
 }
 
 /// A node, or that it is gone.
@@ -190,4 +225,19 @@ pub struct LeasedInstance {
     pub generation: Generation,
     /// Its addresses.
     pub instance_ip: Dual,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_life_wins_however_often_the_one_before_it_changed() {
+        assert!(row_generation(7, 1) < row_generation(7, 2));
+        assert!(row_generation(7, u32::MAX) < row_generation(8, 1));
+        assert_eq!(row_changes(row_generation(7, 5), 7), 5);
+        assert_eq!(row_changes(row_generation(7, 5), 8), 0);
+        assert_eq!(row_changes(row_generation(7, u32::MAX), 7), MAX_CHANGES);
+        assert_eq!(row_life(row_generation(7, u32::MAX)), 7);
+    }
 }

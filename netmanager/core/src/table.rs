@@ -81,7 +81,7 @@ pub struct Service {
     pub lane: LanePolicy,
     /// When its connections on the L4 lane are accepted.
     pub accept: AcceptPolicy,
-    /// Its instances, ordered by number.
+    /// Its instances that may be picked, ordered by number.
     pub instances: Vec<InstanceIndex>,
 }
 
@@ -96,6 +96,9 @@ pub struct Instance {
     pub host: Host,
     /// The addresses of the interface in its namespace.
     pub instance_ip: Dual,
+    /// Whether it only goes on with the connections that it has: nobody picks it, and it takes no
+    /// new ones.
+    pub drains: bool,
 }
 
 /// How much of the overlay a [`Snapshot`] holds.
@@ -178,7 +181,7 @@ impl Snapshot {
         &self.instances[index.0 as usize]
     }
 
-    /// The instance of that service and number.
+    /// The instance of that service and number, if it may be picked.
     #[must_use]
     pub fn instance_by_id(&self, id: &InstanceId) -> Option<InstanceIndex> {
         let service = self.service(self.service_by_name(&id.service)?);
@@ -196,6 +199,13 @@ impl Snapshot {
     #[must_use]
     pub fn organisation(&self, index: OrganisationIndex) -> &Organisation {
         &self.organisations[index.0 as usize]
+    }
+
+    /// Whether the address is of an instance that takes no new connections.
+    #[must_use]
+    pub fn drains(&self, ip: IpAddr) -> bool {
+        let instance = self.owner(ip).and_then(|owner| owner.instance);
+        instance.is_some_and(|index| self.instance(index).drains)
     }
 
     /// The application whose instance has the address; none for nodes and strangers.

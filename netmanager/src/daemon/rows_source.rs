@@ -16,7 +16,7 @@ use netmanager_core::table::Scope;
 use weald_proto::addr::Dual;
 use weald_proto::codec::{MAX_MESSAGE_LEN, Message as _};
 use weald_proto::id::{Label, NodeId, RelayId};
-use weald_proto::name::ApplicationName;
+use weald_proto::name::{ApplicationName, InstanceId};
 use weald_proto::session::{ClusterToNet, PeerToPeer, VERSION};
 use weald_proto::statement::{Lease, Signed, Statement, UnixSeconds};
 use weald_proto::stream::{Deframer, framed};
@@ -59,6 +59,7 @@ pub(super) struct RowsSource {
 pub(super) struct Extras {
     pub(super) scope: Scope,
     pub(super) leased: Vec<Leased>,
+    pub(super) draining: Vec<InstanceId>,
     pub(super) guests: Vec<NodeId>,
     /// The node's own addresses, which the table may not have yet; none with a static table.
     pub(super) node_ip: Option<Dual>,
@@ -320,6 +321,7 @@ impl RowsSource {
         let extras = Extras {
             scope: Scope::Applications(known.collect()),
             leased: built.leased,
+            draining: built.draining,
             guests: self.guests.iter().cloned().collect(),
             node_ip: Some(
                 self.store

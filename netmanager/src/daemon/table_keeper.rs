@@ -352,6 +352,7 @@ fn snapshot_of(
 ) -> Snapshot {
     Snapshot::build(table, me, nodes, epoch)
         .with_scope(extras.scope.clone())
+        .with_draining(&extras.draining)
         .with_leases(&extras.guests, &extras.leased, nodes)
 }
 

@@ -194,6 +194,10 @@ fn fate(flow: &Flow, old: &Snapshot, new: &Snapshot, lingers: bool) -> Fate {
     if !allowed || !still_asked {
         return Fate::End;
     }
+    if flow.is_translated() && !may_linger(flow.state()) && new.drains(flow.responder()) {
+        // The next packet finds another one.
+        return Fate::End;
+    }
     match (client.host, responder.host) {
         (Host::Peer(_), Host::Peer(_)) => Fate::End,
         // Only the opener's node translates, and that is another one now.

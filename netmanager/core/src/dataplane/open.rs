@@ -150,7 +150,7 @@ impl DataPlane {
         let asked = table.service(service);
         let chosen = self.choices.find(&new.key).and_then(|ip| {
             let owner = table.owner(ip)?;
-            let is_its = asked.instances.contains(&owner.instance?);
+            let is_its = table.instance(owner.instance?).service == service;
             is_its.then_some((ip, owner.host))
         });
         let (ip, host) = chosen.ok_or(UNKNOWN)?;
@@ -204,6 +204,11 @@ impl DataPlane {
         }
         if self.is_lost(responder.host) {
             return Err(PEER_UNREACHABLE);
+        }
+        if new.state == FlowState::Tcp(TcpState::SynSent) && table.drains(info.dst) {
+            // Whoever has not heard yet that it is out of the tables asks another one.
+            let (reason, why) = (DropReason::InstanceDrains, Reject::NoInstance);
+            return Err(Refusal::Reject(reason, why));
         }
         let service = responder
             .instance

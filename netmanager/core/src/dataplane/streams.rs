@@ -106,7 +106,7 @@ impl DataPlane {
         hello: &Hello,
         now: Instant,
     ) -> Result<(FlowId, SocketAddr), DropReason> {
-        let result = self.may_accept(from, hello).and_then(|()| {
+        let result = self.may_begin(from, hello).and_then(|()| {
             let v6 = hello.target.is_ipv6();
             let mut last = DropReason::FlowCollision;
             for _ in 0..MAX_PHANTOMS {
@@ -134,7 +134,7 @@ impl DataPlane {
     /// # Errors
     /// As [`DataPlane::accept_stream`], but for the flow table.
     pub fn check_stream(&mut self, from: PeerId, hello: &Hello) -> Result<(), DropReason> {
-        let result = self.may_accept(from, hello);
+        let result = self.may_begin(from, hello);
         if let Err(reason) = result {
             self.counters.count(reason);
         }
@@ -145,6 +145,16 @@ impl DataPlane {
     #[must_use]
     pub fn still_allows_stream(&self, from: PeerId, hello: &Hello) -> bool {
         self.may_accept(from, hello).is_ok()
+    }
+
+    /// Whether a stream may begin now.
+    fn may_begin(&self, from: PeerId, hello: &Hello) -> Result<(), DropReason> {
+        self.may_accept(from, hello)?;
+        let table = self.table.as_deref();
+        if table.is_some_and(|table| table.drains(hello.target.ip())) {
+            return Err(DropReason::InstanceDrains);
+        }
+        Ok(())
     }
 
     fn may_accept(&self, from: PeerId, hello: &Hello) -> Result<(), DropReason> {

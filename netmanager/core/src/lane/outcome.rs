@@ -88,7 +88,8 @@ impl From<DropReason> for Refused {
             Self::NotLeased
         } else if reason == DropReason::PolicyDenied {
             Self::PolicyDenied
-        } else if reason == DropReason::DestinationNotHosted {
+        } else if reason == DropReason::DestinationNotHosted || reason == DropReason::InstanceDrains
+        {
             Self::NotHosted
         } else if reason == DropReason::PortZero || reason == DropReason::Malformed {
             Self::Malformed

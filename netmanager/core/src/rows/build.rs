@@ -10,7 +10,7 @@ use weald_proto::addr::{Dual, Pools};
 use weald_proto::control::Generation;
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{self, InstanceId, ServiceName, Zone};
-use weald_proto::statement::LeasedInstance;
+use weald_proto::statement::{LeasedInstance, row_life};
 use weald_proto::table::{InstanceRow, NodeRow, RelayRow, ServiceRow, Table, TableError};
 
 use super::{Attached, Basics, RowStore};
@@ -22,6 +22,9 @@ pub struct Built {
     pub table: Table,
     /// Addresses that other nodes may send from, of which the table has no row.
     pub leased: Vec<Leased>,
+    /// Instances of this node that are out of the tables, or not in them yet: they go on with the
+    /// connections that they have, and nobody is to pick them.
+    pub draining: Vec<InstanceId>,
     /// Why rows were left out. Rows that only wait for others are not mentioned.
     pub faults: Vec<TableError>,
 }
@@ -41,7 +44,7 @@ pub struct Leased {
 
 /// Where an instance is by the newest word on it.
 struct Place<'a> {
-    generation: Generation,
+    life: Generation,
     node: &'a NodeId,
     organisation: &'a Organisation,
     instance_ip: Dual,
@@ -80,6 +83,7 @@ impl RowStore {
         Built {
             table: builder.table,
             leased: builder.leased,
+            draining: self.draining(attached),
             faults: builder.claims.faults,
         }
     }
@@ -126,12 +130,23 @@ impl RowStore {
         }
     }
 
+    /// The attached instances whose row says of the same life that they are gone.
+    fn draining(&self, attached: &[Attached]) -> Vec<InstanceId> {
+        let is_out = |it: &&Attached| {
+            let removed = self.instances.removed(&it.instance);
+            removed.is_some_and(|row| row_life(row) >= it.generation)
+        };
+        let out = attached.iter().filter(is_out);
+        out.map(|it| it.instance.clone()).collect()
+    }
+
     fn add_instances(&self, builder: &mut Builder, attached: &[Attached]) {
         let mut here = BTreeSet::new();
         for instance in attached {
             let stated = self.instances.get(&instance.instance);
-            let has_moved = stated
-                .is_some_and(|row| row.node != self.me && row.generation > instance.generation);
+            let has_moved = stated.is_some_and(|row| {
+                row.node != self.me && row_life(row.generation) >= instance.generation
+            });
             if !has_moved {
                 here.insert(&instance.instance);
                 builder.add_instance(instance.row(&self.me));
@@ -164,7 +179,7 @@ impl RowStore {
     fn places(&self) -> BTreeMap<&InstanceId, Place<'_>> {
         let rows = self.instances.iter().map(|row| {
             let place = Place {
-                generation: row.generation,
+                life: row_life(row.generation),
                 node: &row.node,
                 organisation: &row.organisation,
                 instance_ip: row.instance_ip,
@@ -174,8 +189,8 @@ impl RowStore {
         let mut places: BTreeMap<_, _> = rows.collect();
         for lease in self.leases.iter() {
             for leased in &lease.instances {
-                let stated = self.instances.generation(&leased.instance);
-                let known = places.get(&leased.instance).map(|place| place.generation);
+                let stated = self.instances.generation(&leased.instance).map(row_life);
+                let known = places.get(&leased.instance).map(|place| place.life);
                 if stated
                     .max(known)
                     .is_none_or(|known| known < leased.generation)
@@ -209,7 +224,7 @@ impl RowStore {
 impl<'a> Place<'a> {
     const fn of(node: &'a NodeId, leased: &'a LeasedInstance) -> Self {
         Self {
-            generation: leased.generation,
+            life: leased.generation,
             node,
             organisation: &leased.organisation,
             instance_ip: leased.instance_ip,

@@ -95,6 +95,12 @@ impl<K: Ord, T> Newest<K, T> {
         Some(self.subjects.get(key)?.generation)
     }
 
+    /// The generation in which a subject was stated to be gone last, if that is the newest word.
+    pub(super) fn removed(&self, key: &K) -> Option<Generation> {
+        let entry = self.subjects.get(key)?;
+        entry.removed.then_some(entry.generation)
+    }
+
     pub(super) fn get(&self, key: &K) -> Option<&T> {
         let entry = self.subjects.get(key)?;
         entry.row.as_ref().filter(|_| !entry.removed)

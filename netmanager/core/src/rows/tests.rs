@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use weald_proto::statement::LeasedInstance;
+use weald_proto::statement::{LeasedInstance, row_generation};
 use weald_proto::table::{AcceptPolicy, LanePolicy, Table};
 
 use super::*;
@@ -204,6 +204,65 @@ fn leased_addresses_have_an_owner_and_no_row() {
     let own = dual(255, 9).iter().next().unwrap();
     assert_eq!(snapshot.owner(own).unwrap().host, Host::Peer(c1));
     assert_eq!(snapshot.instance_id_at(own), None);
+}
+
+#[test]
+fn an_attached_instance_is_not_picked_once_its_life_is_out_of_the_tables() {
+    let mut store = shop();
+    let own = attached(7, 2, 7);
+    let snapshot = |store: &RowStore| {
+        let built = store.build(std::slice::from_ref(&own));
+        let snapshot = Snapshot::build(&built.table, &node("a1"), &mut Nodes::default(), 1);
+        snapshot.with_draining(&built.draining)
+    };
+    let picked = |snapshot: &Snapshot| {
+        let service = snapshot.service_by_name(&service_name("shop", "web"));
+        snapshot.service(service.unwrap()).instances.len()
+    };
+    let ip = own.instance_ip.v4.map(IpAddr::V4).unwrap();
+    // What an earlier life's row says is of that life.
+    let mut gone = instance(6, "shop", 2, "a1", 7);
+    remove(&mut gone);
+    store.handle(gone);
+    let before = snapshot(&store);
+    assert!(!before.drains(ip) && picked(&before) == 2);
+    let mut gone = instance(7, "shop", 2, "a1", 7);
+    remove(&mut gone);
+    store.handle(gone);
+    let after = snapshot(&store);
+    assert!(after.drains(ip) && picked(&after) == 1);
+    assert_eq!(after.instance_by_id(&own.instance), None);
+    // It may still send, and its connections go on.
+    assert_eq!(after.owner(ip).unwrap().host, Host::Local);
+    assert_eq!(after.instance_id_at(ip), Some(&own.instance));
+    let mut back = instance(7, "shop", 2, "a1", 7);
+    if let Statement::Instance(row) = &mut back.statement {
+        row.generation = row_generation(7, 2);
+    }
+    store.handle(back);
+    assert!(!snapshot(&store).drains(ip));
+}
+
+#[test]
+fn of_a_row_and_a_lease_the_later_life_counts() {
+    let mut store = shop();
+    let host = |store: &RowStore| {
+        let built = store.build(&[]);
+        let leased = built.leased.iter().map(|it| it.node.clone());
+        let rows = built.table.instances.iter().map(|row| row.node.clone());
+        rows.chain(leased).collect::<Vec<_>>()
+    };
+    // However often a row of the earlier life has changed.
+    let mut row = instance(3, "shop", 1, "b1", 3);
+    if let Statement::Instance(row) = &mut row.statement {
+        row.generation = row_generation(3, 1000);
+    }
+    store.handle(row);
+    assert_eq!(host(&store), [node("b1")]);
+    store.handle(lease(1, "c1", 9, &[(3, "shop", 1, 3)]));
+    assert_eq!(host(&store)[0], node("b1"), "the row of the same life");
+    store.handle(lease(2, "c1", 9, &[(4, "shop", 1, 3)]));
+    assert!(!host(&store).contains(&node("b1")), "{:?}", host(&store));
 }
 
 #[test]
@@ -443,6 +502,14 @@ fn service(generation: u64, application: &str, name: &str, last: u8) -> Judged {
     )
 }
 
+/// The same, but that it is gone.
+fn remove(row: &mut Judged) {
+    if let Statement::Instance(row) = &mut row.statement {
+        row.removed = true;
+    }
+}
+
+/// A row of that life.
 fn instance(generation: u64, application: &str, number: u32, host: &str, last: u8) -> Judged {
     judged(
         "Instance",
@@ -452,7 +519,7 @@ fn instance(generation: u64, application: &str, number: u32, host: &str, last: u
                 number,
             },
             organisation: Organisation(label("acme")),
-            generation,
+            generation: row_generation(generation, 1),
             removed: false,
             node: node(host),
             instance_ip: dual(0, last),

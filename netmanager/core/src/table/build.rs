@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use hashbrown::HashMap;
 use weald_proto::addr::Dual;
 use weald_proto::id::{NodeId, Organisation};
-use weald_proto::name::Policy;
+use weald_proto::name::{InstanceId, Policy};
 use weald_proto::table::Table;
 
 use crate::rows::Leased;
@@ -35,6 +35,21 @@ impl Snapshot {
 }
 
 impl Snapshot {
+    /// Has nobody pick these instances any more, which go on with the connections that they have.
+    #[must_use]
+    pub fn with_draining(mut self, draining: &[InstanceId]) -> Self {
+        for id in draining {
+            let Some(index) = self.instance_by_id(id) else {
+                continue;
+            };
+            let instance = &mut self.instances[index.0 as usize];
+            instance.drains = true;
+            let service = &mut self.services[instance.service.0 as usize];
+            service.instances.retain(|other| *other != index);
+        }
+        self
+    }
+
     /// Adds nodes that have shown their certificates but have no rows, and what nodes may send from
     /// by their leases. What a row says of an address or a node stays.
     #[must_use]
@@ -164,6 +179,7 @@ impl Builder {
                 service,
                 host,
                 instance_ip: row.instance_ip,
+                drains: false,
             });
             let organisation = self.snapshot.service(service).organisation;
             self.snapshot.services[service.0 as usize]

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use netmanager_core::dataplane::PeerState;
+use netmanager_core::dataplane::{PeerState, Target};
 use netmanager_core::flow::{FlowState, Lane, TcpState};
 use netmanager_core::verdict::DropReason;
+use netmanager_core::vnet::VnetHeader;
 use weald_proto::table::{InstanceRow, LanePolicy};
 
-use crate::packets::{ACK, RST, SYN, Seen, ip, packet, see, tcp, tcp_at};
+use crate::packets::{ACK, RST, SYN, Seen, ip, packet, see, tcp, tcp_at, udp};
 use crate::world::{
     BETA_NODE, CLIENT, CLIENT6, End, WEB, WEB_CLOSEST, WEB_RR, WEB_RR6, WEB6, World,
 };
@@ -214,6 +215,93 @@ fn who_waits_for_an_instance_that_goes_or_a_node_that_is_lost_finds_another_at_o
         assert_ne!(heard.destination, server, "lost: {is_lost}");
         assert!(world.answers("alpha").is_empty(), "the client hears of it");
     }
+}
+
+#[test]
+fn an_instance_that_drains_goes_on_with_what_it_has_and_takes_nothing_new() {
+    let mut world = World::new();
+    // A connection to an instance of beta's, and one to come that is to go there as well.
+    let mut on_beta = (4000..).filter_map(|port| {
+        let syn = tcp_at((CLIENT, port), (WEB_RR, 80), SYN, 77, 0);
+        match world.send("alpha", &syn) {
+            End::Arrived("beta", packet) => Some((port, see(&packet).destination)),
+            End::Arrived(..)
+            | End::Dropped(..)
+            | End::Rejected(..)
+            | End::Waits(_)
+            | End::Awaits(_) => None,
+        }
+    });
+    let (port, server) = on_beta.next().unwrap();
+    let rows = &world.table.instances;
+    let row = rows
+        .iter()
+        .find(|row| row.instance_ip.iter().any(|one| one == server));
+    let id = row.unwrap().id.clone();
+    let server_ip = server.to_string();
+    let answer = tcp_at((&server_ip, 80), (CLIENT, port), SYN | ACK, 5, 78);
+    world.send("beta", &answer).arrived_at("alpha");
+    world.drain("beta", &id);
+
+    let (mut passed_over, mut next) = (0, 5000);
+    while passed_over == 0 {
+        let syn = tcp_at((CLIENT, next), (WEB_RR, 80), SYN, 77, 0);
+        next += 1;
+        if world.send("alpha", &syn) != End::Rejected("beta", DropReason::InstanceDrains) {
+            continue;
+        }
+        let (target, refusal) = world.plane("beta").poll_packet().unwrap();
+        assert!(matches!(target, Target::Peer(_)));
+        let heard = world.carry("beta", "alpha", &VnetHeader::default(), &refusal);
+        assert!(is_passed_over(&heard), "{heard:?}");
+        let (_, packet) = world.again("alpha").unwrap().arrived();
+        assert_ne!(see(&packet).destination, server);
+        passed_over += 1;
+    }
+    // Who names it is refused as well.
+    let named = tcp((CLIENT, 4001), (&server_ip, 80), SYN);
+    let refused = End::Rejected("beta", DropReason::InstanceDrains);
+    assert_eq!(world.send("alpha", &named), refused);
+    // The connection goes on, both ways.
+    let data = tcp_at((CLIENT, port), (WEB_RR, 80), ACK, 78, 6);
+    assert_eq!(
+        see(&world.send("alpha", &data).arrived_at("beta")).destination,
+        server
+    );
+    let data = tcp_at((&server_ip, 80), (CLIENT, port), ACK, 6, 78);
+    world.send("beta", &data).arrived_at("alpha");
+    // Its own node does not pick it.
+    for port in 6000..6020 {
+        let syn = tcp((BETA_NODE, port), (WEB_RR, 80), SYN);
+        let (_, packet) = world.send("beta", &syn).arrived();
+        assert_ne!(see(&packet).destination, server);
+    }
+}
+
+#[test]
+fn datagrams_leave_an_instance_that_drains() {
+    let mut world = World::new();
+    let datagram = udp((BETA_NODE, 4000), (WEB_RR, 53), b"who");
+    let asked = |world: &mut World| {
+        let (node, packet) = world.send("beta", &datagram).arrived();
+        (node, see(&packet).destination)
+    };
+    let mut first = asked(&mut world);
+    let rows = world.table.instances.clone();
+    let is_first = |row: &&InstanceRow, ip| row.instance_ip.iter().any(|one| one == ip);
+    let id = |ip| {
+        rows.iter()
+            .find(|row| is_first(row, ip))
+            .unwrap()
+            .id
+            .clone()
+    };
+    assert_eq!(asked(&mut world), first);
+    world.drain("beta", &id(first.1));
+    let second = asked(&mut world);
+    assert_ne!(second.1, first.1);
+    first = asked(&mut world);
+    assert_eq!(first, second);
 }
 
 #[test]

@@ -119,6 +119,15 @@ impl World {
         self.table = table;
     }
 
+    /// Has one node know that an instance is about to go; the others have not heard yet.
+    pub(crate) fn drain(&mut self, name: &'static str, instance: &InstanceId) {
+        self.epoch += 1;
+        let node = self.nodes.get_mut(name).unwrap();
+        let snapshot = Snapshot::build(&self.table, &node_id(name), &mut node.peers, self.epoch);
+        let snapshot = snapshot.with_draining(std::slice::from_ref(instance));
+        node.plane.set_table(Arc::new(snapshot), self.now);
+    }
+
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Table)) {
         let mut table = self.table.clone();
         change(&mut table);

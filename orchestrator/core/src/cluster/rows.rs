@@ -7,7 +7,10 @@ use weald_proto::addr::Dual;
 use weald_proto::control::{Generation, Phase, Standing};
 use weald_proto::id::{Label, NodeId, Organisation, RelayId};
 use weald_proto::name::{ApplicationName, InstanceId};
-use weald_proto::statement::{InstanceStatement, NodeStatement, RelayStatement, Signed, Statement};
+use weald_proto::statement::{
+    InstanceStatement, NodeStatement, RelayStatement, Signed, Statement, row_changes,
+    row_generation,
+};
 
 use super::state::{self, Placement, RemovedRow};
 use super::{Cluster, Effect, SETTLE, Step};
@@ -123,7 +126,7 @@ impl Cluster {
         let statement = Statement::Instance(InstanceStatement {
             instance: instance.clone(),
             organisation: organisation.clone(),
-            generation: trust::row_generation(placement.generation, placement.changes),
+            generation: row_generation(placement.generation, placement.changes),
             removed: !placement.published,
             node: self.id(&placement.node),
             instance_ip,
@@ -136,7 +139,7 @@ impl Cluster {
         let owner = self.owner_of(placement)?;
         (placement.changes > 0).then(|| RemovedRow {
             organisation: owner.clone(),
-            generation: trust::row_generation(placement.generation, placement.changes),
+            generation: row_generation(placement.generation, placement.changes),
             node: placement.node.clone(),
         })
     }
@@ -144,7 +147,7 @@ impl Cluster {
     /// How often the row of an instance has changed in a life that this cluster may have had before.
     pub(super) fn row_changes(&self, instance: &InstanceId, life: Generation) -> u32 {
         let row = self.rows.get(&Subject::Instance(instance.clone()));
-        row.map_or(0, |row| trust::row_changes(row.generation, life))
+        row.map_or(0, |row| row_changes(row.generation, life))
     }
 
     /// Signs once more that an instance is out of the tables whose placement is forgotten.
