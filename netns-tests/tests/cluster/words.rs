@@ -11,7 +11,7 @@ use weald_proto::id::{Identity, Label, NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId};
 use weald_proto::statement::{
     Grant, InstanceStatement, Lease, LeasedInstance, NodeStatement, Revocations, ServiceStatement,
-    Signed, Statement,
+    Signed, Statement, row_generation,
 };
 use weald_proto::table::{AcceptPolicy, LanePolicy};
 use weald_trust::pki::store::Store;
@@ -158,7 +158,7 @@ impl Authorities {
         self.by_cluster(Statement::Instance(InstanceStatement {
             instance: leased.instance.clone(),
             organisation: leased.organisation.clone(),
-            generation: leased.generation,
+            generation: row_generation(leased.generation, 1),
             removed: false,
             node: node.clone(),
             instance_ip: leased.instance_ip,
