@@ -212,7 +212,8 @@ impl RowsSource {
         self.guests.insert(node);
     }
 
-    /// Judges one statement and takes it into the store; false if it is not believed.
+    /// Judges one statement and takes it into the store; false if it is not believed, or says
+    /// nothing new: whoever says the same again and again costs a judgement each time, no new table.
     fn take(&mut self, signed: &Signed, now: UnixSeconds) -> bool {
         match self.judge.judge(signed, now) {
             Ok(judged) => {
@@ -220,14 +221,15 @@ impl RowsSource {
                     judged.statement,
                     Statement::Grant(_) | Statement::Revocations(_)
                 );
-                self.store.handle(Judged {
+                let is_new = rules && judged.news == News::New;
+                let has_changed = self.store.handle(Judged {
                     statement: judged.statement,
                     signed: signed.clone(),
                 });
-                if rules && judged.news == News::New {
+                if is_new {
                     self.judge_again(now);
                 }
-                true
+                is_new || has_changed
             }
             Err(fault) => {
                 tracing::warn!(%fault, "a statement is not believed");
