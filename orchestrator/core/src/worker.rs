@@ -213,8 +213,8 @@ impl Worker {
                 lines,
             }),
             ClusterToWorker::Acknowledged { sequence } => {
-                for gone in self.reporter.handle_acknowledged(sequence) {
-                    if self.duties.handle_known_end(&gone) {
+                for (gone, generation) in self.reporter.handle_acknowledged(sequence) {
+                    if self.duties.handle_known_end(&gone, generation) {
                         step.writes.push(Write::delete(DUTY, gone.to_string()));
                         self.forget_end(&gone, step);
                     }

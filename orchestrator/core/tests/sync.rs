@@ -351,8 +351,8 @@ impl History {
                 self.carry_out(outcome)
             }
             Message::Acknowledged(sequence) => {
-                for ended in self.reporter.handle_acknowledged(sequence) {
-                    if self.duties.handle_known_end(&ended) {
+                for (ended, generation) in self.reporter.handle_acknowledged(sequence) {
+                    if self.duties.handle_known_end(&ended, generation) {
                         self.lower_disk.remove(&ended);
                     }
                 }

@@ -78,8 +78,8 @@ impl Cluster {
                 lines,
             } => self.read_logs(request, instance, lines, step),
             RootToCluster::Acknowledged { sequence } => {
-                for ended in self.reporter.handle_acknowledged(sequence) {
-                    if self.duties.handle_known_end(&ended) {
+                for (ended, generation) in self.reporter.handle_acknowledged(sequence) {
+                    if self.duties.handle_known_end(&ended, generation) {
                         step.writes
                             .push(Write::delete(state::DUTY, ended.to_string()));
                     }

@@ -215,11 +215,13 @@ impl<T: Clone> Duties<T> {
         }
     }
 
-    /// The upper side knows that it has ended: the duty is done. Returns whether the persisted one
-    /// is to be removed.
-    pub fn handle_known_end(&mut self, instance: &InstanceId) -> bool {
+    /// The upper side knows that every life up to this one has ended: the duty is done, if no later
+    /// one is to end. Returns whether the persisted one is to be removed.
+    pub fn handle_known_end(&mut self, instance: &InstanceId, generation: Generation) -> bool {
         let ended = match self.kept.get(instance) {
-            Some(kept) if matches!(kept.duty, Duty::End) => kept.generation,
+            Some(kept) if kept.generation <= generation && matches!(kept.duty, Duty::End) => {
+                kept.generation
+            }
             Some(_) | None => return false,
         };
         self.kept.remove(instance);

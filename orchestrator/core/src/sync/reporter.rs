@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use weald_proto::control::{InstanceReport, Phase};
+use weald_proto::control::{Generation, InstanceReport, Phase};
 use weald_proto::name::InstanceId;
 
 use super::REPEAT;
@@ -125,9 +125,9 @@ impl Reporter {
         }
     }
 
-    /// The upper side has persisted a report. Returns the instances whose end it knows now: they
-    /// are forgotten here.
-    pub fn handle_acknowledged(&mut self, sequence: u64) -> Vec<InstanceId> {
+    /// The upper side has persisted a report. Returns the instances whose end it knows now, each
+    /// with the last life that has ended: they are forgotten here.
+    pub fn handle_acknowledged(&mut self, sequence: u64) -> Vec<(InstanceId, Generation)> {
         let Some((version, complete)) = self.sent.remove(&sequence) else {
             return Vec::new();
         };
@@ -138,11 +138,11 @@ impl Reporter {
             if item.version <= version {
                 item.acknowledged = true;
                 if item.report.phase == Phase::Terminated {
-                    ended.push(instance.clone());
+                    ended.push((instance.clone(), item.report.generation));
                 }
             }
         }
-        for instance in &ended {
+        for (instance, _) in &ended {
             self.items.remove(instance);
         }
         ended

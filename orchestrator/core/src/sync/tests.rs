@@ -71,3 +71,23 @@ fn no_number_of_a_report_is_given_twice_on_a_connection() {
     reporter.handle_acknowledged(second.sequence);
     assert_eq!(reporter.next_due(), None);
 }
+
+/// The life before was given up, and root's word that it knows of that comes while the next one is
+/// being ended.
+#[test]
+fn a_later_life_has_not_ended_because_the_end_of_an_earlier_one_is_known() {
+    let mut reporter = Reporter::default();
+    let mut duties = Duties::<()>::default();
+    reporter.connected();
+    reporter.set(report(1, Phase::Terminated));
+    let sent = reporter.poll(Duration::ZERO).unwrap();
+    duties.handle_run(instance(), 2, ());
+    duties.handle_end(instance(), 2);
+    let known = reporter.handle_acknowledged(sent.sequence);
+    assert_eq!(known, [(instance(), 1)]);
+    assert!(!duties.handle_known_end(&instance(), 1));
+    let kept = duties.get(&instance()).unwrap();
+    assert_eq!((kept.generation, &kept.duty), (2, &Duty::End));
+    assert!(duties.handle_known_end(&instance(), 2));
+    assert!(duties.get(&instance()).is_none());
+}
