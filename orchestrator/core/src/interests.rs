@@ -224,16 +224,20 @@ impl<L: Ord + Clone> RowBook<L> {
         true
     }
 
-    /// Forgets every row that says that its subject is gone and has stood for a `life`, within which
-    /// an older one could come back; after two lives at the latest. `elapsed` counts from any
-    /// moment on, the same one each time.
+    /// Forgets every row that says that a service or an instance is gone and has stood for a `life`,
+    /// within which an older one could come back; after two lives at the latest. Of nodes and relays,
+    /// which are few, no complete list would say the same later. `elapsed` counts from any moment
+    /// on, the same one each time.
     pub fn forget_old(&mut self, elapsed: Duration, life: Duration) {
         let (due, old) = self.sweep;
         if elapsed < due {
             return;
         }
         self.sweep = (elapsed + life, self.changes);
-        let is_old = |entry: &&Entry| entry.row.removed && entry.changed <= old;
+        let is_old = |entry: &&Entry| {
+            let may_go = entry.row.removed && entry.row.subject.application().is_some();
+            may_go && entry.changed <= old
+        };
         let gone: Vec<_> = self
             .rows
             .values()

@@ -134,14 +134,18 @@ impl Cluster {
         now: Now,
         step: &mut Step,
     ) -> Result<(), RecordError> {
+        let worker = self.workers.get_mut(node);
+        // What it had accepted before a restart of this cluster it may have lost meanwhile.
+        let has_it = worker
+            .as_ref()
+            .is_some_and(|it| it.wants.is_answered(instance));
         let meant = self
             .placements
             .get(instance)
-            .is_some_and(|it| it.node == *node && it.generation == generation && !it.accepted);
+            .is_some_and(|it| it.node == *node && it.generation == generation && !has_it);
         if !meant {
             return Ok(());
         }
-        let worker = self.workers.get_mut(node);
         let former = worker.and_then(|it| it.wants.withdraw(instance, generation));
         if let Some(former) = former {
             self.want_gone(node, instance, former, step)?;

@@ -174,6 +174,13 @@ impl<T: Clone> Wants<T> {
         self.entries.get(instance).map(|entry| &entry.want)
     }
 
+    /// Whether the lower side has said of the life that is wanted how it is.
+    #[must_use]
+    pub fn is_answered(&self, instance: &InstanceId) -> bool {
+        let entry = self.entries.get(instance);
+        entry.is_some_and(|entry| entry.answered)
+    }
+
     /// Everything that is wanted.
     pub fn iter(&self) -> impl Iterator<Item = (&InstanceId, &Want<T>)> {
         self.entries.iter().map(|(id, entry)| (id, &entry.want))

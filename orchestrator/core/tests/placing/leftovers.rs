@@ -95,7 +95,7 @@ fn a_node_that_rejects_a_later_life_ends_the_earlier_one() {
 }
 
 /// A worker that has lost all that it had, as one whose disk was replaced.
-fn lose_everything(tiers: &mut Tiers, node: &NodeId) {
+fn replace_disk(tiers: &mut Tiers, node: &NodeId) {
     let resources = Resources {
         millicpus: 4000,
         memory_mib: 4000,
@@ -109,6 +109,11 @@ fn lose_everything(tiers: &mut Tiers, node: &NodeId) {
     };
     let (worker, _) = Worker::restore(node.clone(), capacity, &[]).unwrap();
     tiers.workers.insert(node.clone(), worker);
+}
+
+/// The same, while the cluster is there to see it.
+fn lose_everything(tiers: &mut Tiers, node: &NodeId) {
+    replace_disk(tiers, node);
     for input in [
         cluster::Input::WorkerDisconnected(node.name.clone()),
         cluster::Input::WorkerConnected(node.name.clone(), key(node.name.as_str())),
@@ -121,9 +126,41 @@ fn lose_everything(tiers: &mut Tiers, node: &NodeId) {
     tiers.settle();
 }
 
-/// It would be asked once a second for ever, and nobody else.
+/// Munich is started again from its disk, and everybody connects anew.
+fn restart_munich(tiers: &mut Tiers) {
+    let (name, now) = (label("munich"), tiers.at());
+    let trust = Box::new(Names(Some(name.clone())));
+    let records = tiers.disks[&name].records();
+    let (next, step) = Cluster::restore(settings(&name), trust, &records, now).unwrap();
+    tiers.clusters.insert(name.clone(), next);
+    tiers.cluster_effects(&name, step);
+    for event in [
+        Event::Root(root::Input::ClusterDisconnected(name.clone())),
+        Event::Root(root::Input::ClusterConnected(name.clone())),
+        Event::Cluster(name, cluster::Input::RootConnected),
+    ] {
+        tiers.queue.push_back(event);
+    }
+    let nodes: Vec<_> = tiers.workers.keys().cloned().collect();
+    for node in nodes {
+        let input = cluster::Input::WorkerConnected(node.name.clone(), key(node.name.as_str()));
+        let event = Event::Cluster(node.cluster.clone(), input);
+        tiers.queue.push_back(event);
+        let event = Event::Worker(node, worker::Input::Connected);
+        tiers.queue.push_back(event);
+    }
+}
+
+/// It would be asked once a second for ever, and nobody else; also when the cluster was started
+/// again meanwhile, and does not know that the node had it.
 #[test]
 fn what_a_node_has_lost_and_rejects_then_goes_to_another() {
+    for is_restarted in [false, true] {
+        lose_and_reject(is_restarted);
+    }
+}
+
+fn lose_and_reject(is_restarted: bool) {
     let sites: [(&str, &[Host]); 1] = [("munich", &[("a", 4000, 4000), ("b", 1000, 1000)])];
     let mut tiers = Tiers::new(&sites);
     let instance = tiers.deploy(draft("shop", 500, 400));
@@ -132,7 +169,12 @@ fn what_a_node_has_lost_and_rejects_then_goes_to_another() {
     let text = "it has no runtime any more".to_owned();
     let reason = Reason::Unavailable { text };
     tiers.rejecting.insert(node.clone(), reason);
-    lose_everything(&mut tiers, &node);
+    if is_restarted {
+        replace_disk(&mut tiers, &node);
+        restart_munich(&mut tiers);
+    } else {
+        lose_everything(&mut tiers, &node);
+    }
     tiers.pass(Duration::from_secs(1));
     assert_eq!(tiers.host(&instance), "munich/b");
     assert_eq!(tiers.phase(&instance), Phase::Running);
