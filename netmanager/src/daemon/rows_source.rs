@@ -32,8 +32,8 @@ mod tests;
 /// Rows in one kept message: some 300 bytes each, far below the longest message.
 const KEPT_ROWS_PER_MESSAGE: usize = 4096;
 
-/// Rows that may wait for the message that ends them: more than a store keeps of one kind.
-const MAX_PARTIAL: usize = 1 << 19;
+/// Bytes of rows that may wait for the message that ends them: those of a million rows.
+const MAX_PARTIAL: usize = 256 << 20;
 
 /// What a node knows from its cluster.
 #[derive(Debug)]
@@ -45,8 +45,9 @@ pub(super) struct RowsSource {
     welcome: Option<ClusterToNet>,
     /// The own lease, and its signature.
     lease: Option<(Lease, Signed)>,
-    /// Rows that the cluster goes on with.
+    /// Rows that the cluster goes on with, and their bytes.
     partial: Vec<Signed>,
+    partial_bytes: usize,
     guests: BTreeSet<NodeId>,
     /// How much of the judge's memory is on disk.
     kept_changes: u64,
@@ -82,6 +83,7 @@ impl RowsSource {
             welcome: None,
             lease: None,
             partial: Vec::new(),
+            partial_bytes: 0,
             guests: BTreeSet::new(),
             kept_changes: 0,
             is_dirty: false,
@@ -113,6 +115,7 @@ impl RowsSource {
             } => {
                 // What an earlier session had begun to say begins anew.
                 self.partial.clear();
+                self.partial_bytes = 0;
                 if version != VERSION {
                     tracing::warn!(version, "the cluster speaks another version than {VERSION}");
                 }
@@ -132,13 +135,20 @@ impl RowsSource {
                 rows,
                 more,
             } => {
-                self.partial.extend(rows);
+                let bytes: usize = rows.iter().map(|row| row.statement.len()).sum();
+                self.partial_bytes += bytes;
+                let is_whole = self.partial_bytes <= MAX_PARTIAL;
+                if more && is_whole {
+                    self.partial.extend(rows);
+                } else {
+                    let mut all = std::mem::take(&mut self.partial);
+                    all.extend(rows);
+                    // Of more than can be, what is not there is not gone for that.
+                    let complete = if is_whole { complete } else { Vec::new() };
+                    self.take_rows(&complete, all, now);
+                }
                 if !more {
-                    let rows = std::mem::take(&mut self.partial);
-                    self.take_rows(&complete, rows, now);
-                } else if self.partial.len() > MAX_PARTIAL {
-                    tracing::warn!("the cluster sends more rows than there can be");
-                    self.partial = Vec::new();
+                    self.partial_bytes = 0;
                 }
             }
             ClusterToNet::Unknown(application) => self.store.handle_unknown(application),

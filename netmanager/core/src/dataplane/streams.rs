@@ -150,8 +150,16 @@ impl DataPlane {
     /// Whether a stream may begin now.
     fn may_begin(&self, from: PeerId, hello: &Hello) -> Result<(), DropReason> {
         self.may_accept(from, hello)?;
-        let table = self.table.as_deref();
-        if table.is_some_and(|table| table.drains(hello.target.ip())) {
+        let Some(table) = self.table.as_deref() else {
+            return Ok(());
+        };
+        let owner = table.owner(hello.target.ip());
+        let instance = owner.and_then(|owner| owner.instance);
+        let instance = instance.map(|index| table.instance(index));
+        // Whose connections were accepted early cannot be told to ask another one.
+        let refuses = instance
+            .is_some_and(|it| it.drains && table.service(it.service).accept == AcceptPolicy::Late);
+        if refuses {
             return Err(DropReason::InstanceDrains);
         }
         Ok(())

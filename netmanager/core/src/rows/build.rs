@@ -22,8 +22,8 @@ pub struct Built {
     pub table: Table,
     /// Addresses that other nodes may send from, of which the table has no row.
     pub leased: Vec<Leased>,
-    /// Instances of this node that are out of the tables, or not in them yet: they go on with the
-    /// connections that they have, and nobody is to pick them.
+    /// Instances of this node that their cluster has taken out of the tables: they go on with the
+    /// connections that they have, and nobody is to pick them while there are others.
     pub draining: Vec<InstanceId>,
     /// Why rows were left out. Rows that only wait for others are not mentioned.
     pub faults: Vec<TableError>,
@@ -48,15 +48,17 @@ struct Place<'a> {
     node: &'a NodeId,
     organisation: &'a Organisation,
     instance_ip: Dual,
+    /// It may send from there; only a row says that it can be picked.
+    by_lease: bool,
 }
 
 impl RowStore {
     /// The table of what is known, with the instances that are attached to this node.
     ///
-    /// An instance that is attached here counts more than a row of the same life or an older one.
+    /// An instance that is attached here counts more than a row of an older life.
     /// Rows that say that an instance is here, although it is not attached, are left out: nothing
-    /// could be delivered to it. The lease of a node counts as much as a row: of the two the newer
-    /// life of an instance says where it is.
+    /// could be delivered to it. Of a row and the lease of a node the newer life of an instance says
+    /// where it is; what a lease alone says may send, and is not picked before its row says so.
     #[must_use]
     pub fn build(&self, attached: &[Attached]) -> Built {
         let basics = self.basics.clone().unwrap_or_else(|| Basics {
@@ -130,11 +132,14 @@ impl RowStore {
         }
     }
 
-    /// The attached instances whose row says of the same life that they are gone.
+    /// The attached instances whose row says of the same life that they are gone. It is this
+    /// node's own cluster that may say so.
     fn draining(&self, attached: &[Attached]) -> Vec<InstanceId> {
         let is_out = |it: &&Attached| {
             let removed = self.instances.removed(&it.instance);
-            removed.is_some_and(|row| row_life(row) >= it.generation)
+            removed.is_some_and(|row| {
+                row.node.cluster == self.me.cluster && row_life(row.generation) >= it.generation
+            })
         };
         let out = attached.iter().filter(is_out);
         out.map(|it| it.instance.clone()).collect()
@@ -162,7 +167,7 @@ impl RowStore {
                 instance_ip: place.instance_ip,
                 ports: Vec::new(),
             };
-            if builder.has_what_it_needs(&row) {
+            if !place.by_lease && builder.has_what_it_needs(&row) {
                 builder.add_instance(row);
             } else if self.leases.get(place.node).is_some() {
                 builder.add_leased(Leased {
@@ -183,6 +188,7 @@ impl RowStore {
                 node: &row.node,
                 organisation: &row.organisation,
                 instance_ip: row.instance_ip,
+                by_lease: false,
             };
             (&row.instance, place)
         });
@@ -228,6 +234,7 @@ impl<'a> Place<'a> {
             node,
             organisation: &leased.organisation,
             instance_ip: leased.instance_ip,
+            by_lease: true,
         }
     }
 }

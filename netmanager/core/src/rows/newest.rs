@@ -95,10 +95,10 @@ impl<K: Ord, T> Newest<K, T> {
         Some(self.subjects.get(key)?.generation)
     }
 
-    /// The generation in which a subject was stated to be gone last, if that is the newest word.
-    pub(super) fn removed(&self, key: &K) -> Option<Generation> {
+    /// The statement that a subject is gone, if that is the newest word and holds.
+    pub(super) fn removed(&self, key: &K) -> Option<&T> {
         let entry = self.subjects.get(key)?;
-        entry.removed.then_some(entry.generation)
+        entry.row.as_ref().filter(|_| entry.removed)
     }
 
     pub(super) fn get(&self, key: &K) -> Option<&T> {

@@ -124,7 +124,7 @@ fn what_is_attached_here_is_here_until_it_has_moved() {
 }
 
 #[test]
-fn a_lease_says_where_instances_are_as_a_row_does() {
+fn a_lease_says_where_instances_are_and_a_row_who_is_picked() {
     let mut store = shop();
     // Of an application without rows here, on a node without one.
     store.handle(lease(1, "c1", 9, &[(1, "bank", 1, 20)]));
@@ -150,12 +150,20 @@ fn a_lease_says_where_instances_are_as_a_row_does() {
         ]
     );
 
-    // A newer life than the row's, on a node with a row: it has moved there.
+    // A newer life than the row's, on a node with a row: it has moved there, and may not listen yet.
     store.handle(node_row(1, "c1", 9));
     store.handle(lease(2, "c1", 9, &[(4, "shop", 1, 3)]));
     let built = store.build(&[]);
     built.table.check().unwrap();
-    assert_eq!(built.leased, []);
+    let [moved] = &*built.leased else {
+        panic!("{:?}", built.leased);
+    };
+    assert_eq!((&moved.node, moved.addresses), (&node("c1"), dual(0, 3)));
+    assert_eq!(built.table.instances, []);
+    let mut listens = store.clone();
+    listens.handle(instance(4, "shop", 1, "c1", 3));
+    let built = listens.build(&[]);
+    assert_eq!((built.leased.len(), built.table.instances.len()), (0, 1));
     assert_eq!(built.table.instances[0].node, node("c1"));
 
     // A removal of that life counts as well, and a lease ends.
@@ -235,6 +243,25 @@ fn an_attached_instance_is_not_picked_once_its_life_is_out_of_the_tables() {
     // It may still send, and its connections go on.
     assert_eq!(after.owner(ip).unwrap().host, Host::Local);
     assert_eq!(after.instance_id_at(ip), Some(&own.instance));
+    // Not by the word of another cluster, nor by one that does not hold any more.
+    let mut foreign = instance(8, "shop", 2, "a1", 7);
+    remove(&mut foreign);
+    if let Statement::Instance(row) = &mut foreign.statement {
+        row.node = NodeId::new(label("paris"), label("a1"));
+    }
+    let mut lied = store.clone();
+    lied.handle(foreign);
+    assert!(!snapshot(&lied).drains(ip));
+    let mut revoked = store.clone();
+    revoked.withdraw_unless(|signed| !signed.statement.starts_with(b"Instance"));
+    assert!(!snapshot(&revoked).drains(ip));
+    // The last one of a service stays: no other could be asked.
+    let mut other = instance(4, "shop", 1, "b1", 3);
+    remove(&mut other);
+    let mut last = store.clone();
+    last.handle(other);
+    let last = snapshot(&last);
+    assert!(!last.drains(ip) && picked(&last) == 1);
     let mut back = instance(7, "shop", 2, "a1", 7);
     if let Statement::Instance(row) = &mut back.statement {
         row.generation = row_generation(7, 2);

@@ -35,7 +35,9 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// Has nobody pick these instances any more, which go on with the connections that they have.
+    /// Has nobody pick these instances any more, which go on with the connections that they have;
+    /// but the last one of a service stays, because there is no other that could be asked instead.
+    /// It may be out of the tables only because nothing was heard of its node.
     #[must_use]
     pub fn with_draining(mut self, draining: &[InstanceId]) -> Self {
         for id in draining {
@@ -43,9 +45,11 @@ impl Snapshot {
                 continue;
             };
             let instance = &mut self.instances[index.0 as usize];
-            instance.drains = true;
             let service = &mut self.services[instance.service.0 as usize];
-            service.instances.retain(|other| *other != index);
+            if service.instances.len() > 1 {
+                instance.drains = true;
+                service.instances.retain(|other| *other != index);
+            }
         }
         self
     }

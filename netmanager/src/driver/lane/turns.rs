@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::conn::ConnId;
 use crate::quic::Slot;
 
-/// Moved for one connection into its stream before others have their turn: less than may be written
-/// ahead, so that one turn does not take what all others wait for.
+/// Moved for one connection before others have their turn, in each direction: less than may be
+/// written ahead, so that one turn does not take what all others wait for.
 pub(super) const TURN_BYTES: usize = 64 << 10;
 
 /// The circles of all sessions.
@@ -123,7 +123,7 @@ mod tests {
         };
         // Were a turn one piece, the same one of three would always get the large one.
         within_a_turn(&[100_000, 1_000, 1_000]);
-        within_a_turn(&[1]);
+        within_a_turn(&[TURN_BYTES / 8]);
         within_a_turn(&[3 * TURN_BYTES, 7, TURN_BYTES - 1]);
         within_a_turn(&[1_200, 64 << 10]);
     }
