@@ -68,7 +68,7 @@ drop_reasons! {
     DestinationUnknown => "destination_unknown",
     /// The service has no instance that could be picked.
     NoInstance => "no_instance",
-    /// A new connection to an instance that is out of the tables and ends soon.
+    /// A new connection to an instance that is out of the tables.
     InstanceDrains => "instance_drains",
     /// An instance refused a connection, and another one of its service is asked.
     RefusedByInstance => "refused_by_instance",

@@ -38,7 +38,7 @@ use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{ApplicationName, InstanceId, Zone};
 use weald_proto::session::{ClusterToNet, NetToCluster};
 use weald_proto::spec::{Resources, Runtime};
-use weald_proto::statement::Statement;
+use weald_proto::statement::{Signed, Statement};
 
 use support::names::Names;
 
@@ -464,6 +464,13 @@ fn start() -> Now {
 
 /// The statements among what a netmanager was told.
 fn rows(told: &[ClusterToNet]) -> Vec<Statement> {
+    signed_rows(told)
+        .map(|row| Statement::decode(&row.statement).unwrap())
+        .collect()
+}
+
+/// The rows as they were signed.
+fn signed_rows(told: &[ClusterToNet]) -> impl Iterator<Item = &Signed> {
     let rows = told.iter().filter_map(|message| match message {
         ClusterToNet::Rows { rows, .. } => Some(rows),
         ClusterToNet::Welcome { .. }
@@ -474,8 +481,6 @@ fn rows(told: &[ClusterToNet]) -> Vec<Statement> {
         | ClusterToNet::Renewed(_) => None,
     });
     rows.flatten()
-        .map(|signed| Statement::decode(&signed.statement).unwrap())
-        .collect()
 }
 
 /// How many rows of instances came that are in the tables.

@@ -2,7 +2,6 @@
 
 use orchestrator_core::cluster::LEASE_LIFE;
 use weald_proto::control::RootToCluster;
-use weald_proto::statement::Signed;
 
 use super::*;
 
@@ -22,18 +21,7 @@ fn shop_in_ulm() -> (Tiers, InstanceId) {
 
 /// The rows that munich's netmanager has been told since this was last asked.
 fn signed(tiers: &mut Tiers) -> Vec<Signed> {
-    let told = tiers.told("munich/a").into_iter();
-    told.filter_map(|message| match message {
-        ClusterToNet::Rows { rows, .. } => Some(rows),
-        ClusterToNet::Welcome { .. }
-        | ClusterToNet::Lease(_)
-        | ClusterToNet::Grant(_)
-        | ClusterToNet::Revocations(_)
-        | ClusterToNet::Unknown(_)
-        | ClusterToNet::Renewed(_) => None,
-    })
-    .flatten()
-    .collect()
+    signed_rows(&tiers.told("munich/a")).cloned().collect()
 }
 
 fn is_instance(row: &Signed) -> bool {
@@ -58,6 +46,16 @@ fn part(complete: bool, rows: &[Signed], more: bool) -> cluster::Input {
     })
 }
 
+/// The netmanager is told the application anew, without instances.
+#[track_caller]
+fn assert_only_others_are_told(tiers: &mut Tiers) {
+    let left = signed(tiers);
+    assert!(
+        !left.is_empty() && !left.iter().any(is_instance),
+        "{left:?}"
+    );
+}
+
 #[test]
 fn rows_of_an_application_may_come_in_parts() {
     let (mut tiers, _) = shop_in_ulm();
@@ -72,11 +70,7 @@ fn rows_of_an_application_may_come_in_parts() {
     munich_hears(&mut tiers, part(false, &others, true));
     assert_eq!(signed(&mut tiers), []);
     munich_hears(&mut tiers, part(true, &[], false));
-    let left = signed(&mut tiers);
-    assert!(
-        !left.is_empty() && !left.iter().any(is_instance),
-        "{left:?}"
-    );
+    assert_only_others_are_told(&mut tiers);
 }
 
 #[test]
@@ -99,11 +93,7 @@ fn parts_of_an_earlier_connection_do_not_count() {
     tiers.held = Some(Vec::new());
     munich_hears(&mut tiers, cluster::Input::RootConnected);
     munich_hears(&mut tiers, part(true, &others, false));
-    let left = signed(&mut tiers);
-    assert!(
-        !left.is_empty() && !left.iter().any(is_instance),
-        "{left:?}"
-    );
+    assert_only_others_are_told(&mut tiers);
 }
 
 #[test]
