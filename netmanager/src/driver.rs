@@ -48,6 +48,7 @@ mod inbound;
 mod inspect;
 mod io;
 mod lane;
+mod networks;
 mod packets;
 mod peers;
 mod pool;

@@ -1,6 +1,6 @@
 //! Links that go and come, again and again, addresses that change, and uplinks of another family, all
 //! under a download, a stream of echos and a ping: nothing is reset, every byte is right, and what is
-//! not TCP is back within a second.
+//! not TCP is back within 300 ms.
 //!
 //! A short form of it; `WEALD_FLAPS=100` asks for as many flaps.
 
@@ -16,9 +16,8 @@ const SOON: Duration = Duration::from_secs(20);
 /// A path that is not in use counts as lossy for its last 32 probes, two seconds apart: one whose
 /// link was away too shortly to be dead may come behind a relay for so long.
 const FORGOTTEN: Duration = Duration::from_secs(90);
-/// How long an echo may take once there is a way again. The goal is 300 ms beyond the round trip, which
-/// most of them keep; where the only link had gone, two in eight took 0.5 to 0.7 s.
-const BACK_TIME: Duration = Duration::from_secs(1);
+/// How long an echo may take once there is a way again, beyond the round trip.
+const BACK_TIME: Duration = Duration::from_millis(300);
 /// What busy cores may add; one in four may meet them.
 const BUSY_CORES: Duration = Duration::from_millis(500);
 /// How long it may take until packets go another way when theirs is gone: until three probes are lost,

@@ -219,6 +219,15 @@ impl Peer {
         }
     }
 
+    /// Notes that this node's networks may be others: that the last attempt failed says nothing any
+    /// more, and who was wanted of late is dialled at once.
+    pub fn network_changed(&mut self, now: Instant) -> Option<Action> {
+        let wanted = |at: Instant| now < at + self.teardown;
+        let is_wanted = self.last_wanted.is_some_and(wanted);
+        let waits = matches!(self.state, State::Backoff { .. });
+        (waits && is_wanted).then(|| self.dial(now))
+    }
+
     /// Does what has become due.
     pub fn handle_timeout(&mut self, now: Instant) -> Option<Action> {
         match self.state {
@@ -336,6 +345,29 @@ mod tests {
             assert_eq!(peer.handle_timeout(now), None);
             assert_eq!(peer.reach(), Reach::Down);
         }
+    }
+
+    #[test]
+    fn another_network_ends_a_pause_for_those_who_are_wanted() {
+        let now = start();
+        let mut peer = Peer::new(true);
+        assert_eq!(peer.network_changed(now), None, "nobody wants it");
+        peer.want(now);
+        assert_eq!(peer.network_changed(now), None, "a dial is under way");
+        let failed = now + CONNECT_TIMEOUT;
+        assert_eq!(peer.handle_timeout(failed), Some(Action::GiveUp));
+        assert_eq!(peer.network_changed(failed), Some(Action::Dial));
+        assert_eq!(
+            peer.poll_timeout(),
+            Some((failed + CONNECT_TIMEOUT, "peer handshake timeout"))
+        );
+        // That attempts have failed is not forgotten: nothing may come of this one either.
+        let failed = failed + CONNECT_TIMEOUT;
+        assert_eq!(peer.handle_timeout(failed), Some(Action::GiveUp));
+        let pause = (failed + BACKOFF_MIN * 2, "peer backoff over");
+        assert_eq!(peer.poll_timeout(), Some(pause));
+        let late = now + IDLE_TEARDOWN;
+        assert_eq!(peer.network_changed(late), None, "nobody wants it any more");
     }
 
     #[test]

@@ -119,6 +119,22 @@ impl Driver {
         }
     }
 
+    /// Dials at once instead of after a pause, and anew what has had no answer.
+    pub(super) fn redial_cluster(&mut self) {
+        let slot = self.cluster.as_ref().and_then(|link| link.session);
+        let in_vain = slot.filter(|slot| self.is_unanswered(*slot));
+        let Some(link) = self.cluster.as_mut().filter(|link| !link.is_up) else {
+            return;
+        };
+        if slot.is_none() || in_vain.is_some() {
+            link.session = None;
+            link.retry_at = Some(self.now);
+        }
+        if let Some(slot) = in_vain {
+            self.close(slot, CloseCode::Superseded);
+        }
+    }
+
     /// The handshake with the cluster is done.
     pub(super) fn start_cluster(&mut self, slot: Slot) {
         let (Some(link), Some(session)) = (self.cluster.as_mut(), self.sessions.of_mut(slot))

@@ -2,7 +2,7 @@
 //!
 //! When and where probes go is netmanager-core's `peer::punch`; what is proven is its `peer::paths`.
 
-use netmanager_core::peer::candidates::{Interface, Refusal};
+use netmanager_core::peer::candidates::Refusal;
 use netmanager_core::peer::carrier::Carrier;
 use netmanager_core::peer::paths::{Path, RelayIndex};
 use netmanager_core::peer::punch::{From, Punch, PunchEvent};
@@ -41,23 +41,6 @@ impl Driver {
         }
     }
 
-    /// Takes the addresses of the host's interfaces, none of the overlay's among them, and looks at
-    /// once which paths still work.
-    pub(super) fn network_changed(&mut self, interfaces: Vec<Interface>) {
-        if self.surroundings.set_interfaces(interfaces) {
-            self.tell_surroundings();
-        }
-        self.ask_all_observers();
-        for slot in self.sessions.slots() {
-            if let Some((_, session)) = self.sessions.with_peer(slot)
-                && session.established.is_some()
-            {
-                session.paths.probe_all(self.now);
-                self.touched.insert(slot);
-            }
-        }
-    }
-
     /// Takes the outside addresses that gateways lead to the data socket.
     pub(super) fn mappings_changed(&mut self, mapped: Vec<SocketAddr>) {
         if self.surroundings.set_mapped(mapped) {
@@ -90,7 +73,7 @@ impl Driver {
         }
     }
 
-    fn ask_all_observers(&mut self) {
+    pub(super) fn ask_all_observers(&mut self) {
         let relays: Vec<RelayIndex> = self.relays.iter().map(|entry| entry.index).collect();
         for relay in relays {
             self.ask_observers(relay);

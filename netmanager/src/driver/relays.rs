@@ -310,6 +310,24 @@ impl Driver {
         }
     }
 
+    /// Dials at once those relays that were to be dialled after a pause, and anew those that have not
+    /// answered.
+    pub(super) fn redial_relays(&mut self) {
+        let sessions = self.relays.iter().map(|entry| entry.session);
+        for (at, slot) in sessions.collect::<Vec<_>>().into_iter().enumerate() {
+            let in_vain = slot.filter(|slot| self.is_unanswered(*slot));
+            if (slot.is_none() || in_vain.is_some())
+                && let Some(entry) = self.relays.get_mut(at)
+            {
+                entry.session = None;
+                entry.retry_at = Some(self.now);
+            }
+            if let Some(slot) = in_vain {
+                self.close(slot, CloseCode::Superseded);
+            }
+        }
+    }
+
     /// Packets through a relay do not come back: make it show whether it still knows this node. One
     /// that has restarted answers with a stateless reset.
     pub(super) fn doubt_relay(&mut self, index: RelayIndex) {

@@ -209,6 +209,14 @@ impl Session {
         }
     }
 
+    /// What a dial that nothing has answered has said, and where.
+    pub(super) fn unanswered(&self) -> Vec<(Path, Vec<u8>)> {
+        let waits = self.path.is_none() && self.established.is_none();
+        let paths = self.fanout.iter().filter(|_| waits);
+        let said = paths.flat_map(|path| self.first_flight.iter().map(|one| (*path, one.clone())));
+        said.collect()
+    }
+
     /// Tries a dial on one more path; returns what to send there at once.
     pub(super) fn widen(&mut self, path: Path) -> Vec<Vec<u8>> {
         let waits = self.dialled && self.path.is_none() && self.established.is_none();
