@@ -1,6 +1,7 @@
 //! Netmanagers that have their rows from a cluster: they arrive, names resolve, packets flow, and
 //! all of it goes on when the cluster dies.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -208,6 +209,71 @@ fn a_node_sends_only_from_what_its_lease_says() -> Result<()> {
         cluster.die()?;
     }
     Ok(())
+}
+
+/// Its row has what a node says of itself: addresses of this host, of the overlay, of everybody, of
+/// other sites, of a family that is not here; and those of a third party, which gets few packets.
+#[test]
+fn addresses_that_a_node_lies_about_are_not_sent_to() -> Result<()> {
+    require::programs(&["curl", "python3"])?;
+    let never = [
+        "127.0.0.1:53",
+        "224.0.0.251:5353",
+        "255.255.255.255:9",
+        "169.254.169.254:80",
+        "203.0.113.10:0",
+        "10.30.1.1:80",
+        "203.0.113.1:10260",
+        "172.20.0.1:53",
+        "100.64.0.1:53",
+        "[2001:db8::1]:53",
+    ];
+    let never: Vec<SocketAddr> = never
+        .iter()
+        .map(|at| at.parse())
+        .collect::<Result<_, _>>()?;
+    let third = |port| SocketAddr::from(([203, 0, 113, 10], port));
+    let named: Vec<SocketAddr> = (never.iter().copied())
+        .chain(["192.168.7.2:10260".parse()?])
+        .chain((1..=4).map(third))
+        .collect();
+    let lab = pair::lab()?;
+    let mut fleet = Fleet::new(&lab)?;
+    let authorities = add_nodes(&mut fleet)?;
+    let mut book = authorities.book(None)?;
+    let row = authorities.node_at(&node("beta")?, dual(0, 2)?, named)?;
+    for rows in book.applications.values_mut() {
+        *rows.last_mut().context("no rows")? = row.clone();
+    }
+    let captures = ["eth0", "eth1", "lo"].map(|link| lab.node("alpha").capture(link));
+    let cluster = start_cluster(&lab, &authorities, book)?;
+    start_nodes(&mut fleet)?;
+    attach(&fleet, "alpha", CLIENT, 1)?;
+    attach(&fleet, "beta", WEB, 2)?;
+    let _page = fleet.serve_page("beta", WEB)?;
+    wait::until("the page comes by name", SOON, || {
+        ensure!(fetch(&fleet, "alpha", CLIENT, WEB_URL)? == "from beta");
+        Ok(())
+    })?;
+    let refused = fleet.drops("alpha", "candidate_refused")?;
+    ensure!(refused == never.len() as u64, "{refused} refused");
+    let mut to_third = 0;
+    for capture in captures {
+        let captured = capture?.stop()?;
+        captured.ensure_complete()?;
+        for one in captured.datagrams() {
+            let (from, to) = (one.flow.source, one.flow.destination);
+            let is_ours = from.port() == 10260 && from.ip() != to.ip();
+            ensure!(!(is_ours && never.contains(&to)), "{from} to {to}");
+            to_third += usize::from((1..=4).any(|port| to == third(port)));
+        }
+    }
+    // A first flight of two datagrams to each, repeated after a second, and a probe or two.
+    ensure!(
+        (1..=40).contains(&to_third),
+        "{to_third} to the third party"
+    );
+    cluster.die()
 }
 
 #[test]

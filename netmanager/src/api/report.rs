@@ -357,7 +357,7 @@ pub struct PeerReport {
 pub struct PathCandidate {
     /// The way.
     pub path: PathReport,
-    /// What became of it: `untried`, `probing`, `working`, `active` or `failed`.
+    /// `untried`, `probing`, `working`, `active`, `failed`, or `narrow`: it does not carry full packets.
     pub state: String,
     /// The last round-trip time over it.
     pub rtt_us: Option<u64>,

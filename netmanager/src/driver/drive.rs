@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use netmanager_core::chunk::{Reassembler, ReassemblyLimits};
-use netmanager_core::peer::paths::{Path, PathEvent, Paths};
+use netmanager_core::peer::paths::{PADDED_LEN, Path, PathEvent, Paths};
 use netmanager_core::peer::punch::Punch;
 use netmanager_core::peer::{Keep, Loss};
 use netmanager_core::table::PeerId;
@@ -415,7 +415,11 @@ impl Driver {
             .and_then(|s| s.paths.poll_event())
         {
             match event {
-                PathEvent::Probe { path, nonce } => self.send_probe(slot, path, nonce),
+                PathEvent::Probe {
+                    path,
+                    nonce,
+                    padded,
+                } => self.send_probe(slot, path, nonce, if padded { PADDED_LEN } else { 0 }),
                 PathEvent::Switched { from, to, reason } => {
                     if from.is_some() {
                         tracing::info!(
@@ -441,13 +445,6 @@ impl Driver {
             }
         }
         self.tell_plane(peer);
-    }
-
-    fn send_probe(&mut self, slot: Slot, path: Path, nonce: u64) {
-        if let Some(bytes) = self.sessions.sealed_probe(slot, nonce) {
-            let len = bytes.len();
-            self.send_on(path, &bytes, len);
-        }
     }
 
     /// What has become due in the sessions.

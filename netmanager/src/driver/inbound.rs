@@ -16,6 +16,8 @@ use crate::quic::{self, HALF_OPEN_MAX, HALF_OPEN_RETRY, Slot, destination_connec
 
 /// Calls for batches of datagrams before the TUN has its turn.
 const RECEIVE_ROUNDS: usize = 2;
+/// The upper half of the first byte of a Retry packet (RFC 9000, section 17.2.5).
+const RETRY: u8 = 0b1111;
 
 impl Driver {
     /// Reads what has come on the data socket.
@@ -138,6 +140,7 @@ impl Driver {
 
     fn handle_quic(&mut self, from: Path, packet: BytesMut) {
         let remote = self.virtual_address_of(from, &packet);
+        let is_retry = packet.first().is_some_and(|first| first >> 4 == RETRY);
         self.current_slot.clear();
         self.scratch.clear();
         let event = self
@@ -149,6 +152,9 @@ impl Driver {
                 if let Some(slot) = self.sessions.of_handle(handle) {
                     if let Some(With::Relay(relay)) = self.sessions.of(slot).map(|it| it.with) {
                         self.heard_relay(relay);
+                    }
+                    if is_retry && let Some(session) = self.sessions.of_mut(slot) {
+                        session.note_answer(from);
                     }
                     self.take_packet(slot, from, event);
                 }
@@ -167,16 +173,25 @@ impl Driver {
         let Some(session) = self.sessions.of_mut(slot) else {
             return;
         };
-        session.note_answer(from);
-        let before = is_new.then(|| frames_taken(session));
+        let shakes = session.connection.is_handshaking();
+        let before = (is_new || shakes).then(|| frames_taken(session));
         session.connection.handle_event(event);
         let is_authentic = before.is_some_and(|before| frames_taken(session) != before);
+        if shakes && is_authentic {
+            session.note_answer(from);
+            if !session.connection.is_handshaking() && !session.connection.is_closed() {
+                session.note_handshake(from);
+            }
+        }
+        if shakes && session.connection.is_closed() {
+            session.note_failure(from);
+        }
         self.touched.insert(slot);
         let Some((home, session)) = home.and_then(|at| Some((at, self.sessions.of_mut(at)?)))
         else {
             return;
         };
-        if is_authentic {
+        if is_new && is_authentic {
             session.paths.add_learned(from, self.now);
             self.touched.insert(home);
         }
@@ -367,7 +382,7 @@ impl Driver {
 /// Counts frames of packets that were authentic; those which come in any exchange of packets.
 fn frames_taken(session: &Session) -> u64 {
     let frames = session.connection.stats().frame_rx;
-    frames.acks + frames.datagram + frames.ping + frames.stream
+    frames.acks + frames.crypto + frames.datagram + frames.ping + frames.stream
 }
 
 /// How many bytes at the start of a batch are frames of the fast lane.

@@ -161,6 +161,8 @@ impl Driver {
     fn path_candidate(&self, view: &PathView) -> PathCandidate {
         let state = if view.active {
             "active"
+        } else if view.narrow {
+            "narrow"
         } else if view.answers {
             "working"
         } else if view.lost > 0 {

@@ -21,6 +21,10 @@ impl Driver {
     pub(super) fn network_changed(&mut self, interfaces: Vec<Interface>) {
         if self.surroundings.set_interfaces(interfaces) {
             self.tell_surroundings();
+            // Which addresses of peers may be sent to follows from this node's own.
+            for peer in self.peers.keys().copied().collect::<Vec<PeerId>>() {
+                self.offer_paths(peer);
+            }
         }
         self.ask_all_observers();
         for slot in self.sessions.slots() {
@@ -41,7 +45,7 @@ impl Driver {
         for slot in self.sessions.slots() {
             let repeat = self.sessions.of(slot).map(|session| session.unanswered());
             for (path, datagram) in repeat.unwrap_or_default() {
-                self.send_on(path, &datagram, datagram.len());
+                self.send_untried(path, &datagram, datagram.len());
             }
         }
         for peer in self.peers.keys().copied().collect::<Vec<PeerId>>() {

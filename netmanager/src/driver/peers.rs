@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use netmanager_core::dataplane::{PeerState, Reachability};
 use netmanager_core::fast::lane::FastLane;
 use netmanager_core::lane::Refused;
+use netmanager_core::peer::candidates::Refusal;
 use netmanager_core::peer::paths::Path;
 use netmanager_core::peer::punch::Searches;
 use netmanager_core::peer::{Action, Loss, Peer, Reach};
@@ -71,9 +72,20 @@ impl Driver {
                 .or_insert_with(|| PeerEntry::new(&me, &row.id, self.idle_teardown));
             let former = std::mem::replace(&mut entry.addresses, row.addresses.clone());
             entry.refused.clear();
+            // Until it is known which networks there are, nothing can be said of those of others.
+            let knows_networks = self.surroundings.interfaces().next().is_some();
+            for address in row.addresses.iter().filter(|_| knows_networks) {
+                let is_new = !former.contains(address);
+                if is_new && self.judge_named(*address).is_err() {
+                    self.counters.count(DropReason::CandidateRefused);
+                }
+            }
             let withdrawn = former
                 .into_iter()
                 .filter(|address| !row.addresses.contains(address));
+            let Some(entry) = self.peers.get(id) else {
+                continue;
+            };
             let session = entry.session.and_then(|slot| self.sessions.of_mut(slot));
             if let Some(session) = session {
                 for address in withdrawn {
@@ -205,6 +217,11 @@ impl Driver {
         entry.last_failure = Some(failure.to_owned());
         tracing::info!(peer = %entry.node, why = failure, "peer unreachable");
         if let Some(slot) = entry.dialling.take() {
+            // Whoever answered there does not finish what it begins, or its packets do not arrive.
+            let answered = self.sessions.of(slot).and_then(|session| session.answered);
+            if let Some(path) = answered {
+                entry.refused.insert(path, self.now);
+            }
             self.close(slot, CloseCode::Unreachable);
         }
         self.tell_plane(peer);
@@ -249,6 +266,16 @@ impl Driver {
         is_dialable(address)
             && self.io.socket.reaches(address)
             && !self.table.pools().contains(address.ip())
+            && self.judge_named(address).is_ok()
+    }
+
+    /// Whether an address that a row names may be sent to. Alone, the operator has written it; else the
+    /// peer has named it itself, and may lie.
+    fn judge_named(&self, address: SocketAddr) -> Result<(), Refusal> {
+        match self.cluster {
+            Some(_) => self.surroundings.judge(address, self.table.pools()),
+            None => Ok(()),
+        }
     }
 
     /// Offers every known way to the peer's session, or to the dial that is under way.
@@ -272,7 +299,7 @@ impl Driver {
                     .map_or_else(Vec::new, |session| session.widen(path));
                 for datagram in repeat {
                     let len = datagram.len();
-                    self.send_on(path, &datagram, len);
+                    self.send_untried(path, &datagram, len);
                 }
             }
         } else if entry.dial_pending {
@@ -285,7 +312,7 @@ impl Driver {
             .sessions
             .of(slot)
             .filter(|session| session.established.is_none());
-        let answered = answered.and_then(|session| session.path);
+        let answered = answered.and_then(|session| session.answered);
         let Some(entry) = self.peers.get_mut(&peer) else {
             return;
         };

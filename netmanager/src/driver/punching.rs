@@ -226,7 +226,7 @@ impl Driver {
             return;
         }
         let nonce = self.next_seed();
-        let Some(bytes) = self.sessions.sealed_probe(slot, nonce) else {
+        let Some(bytes) = self.sessions.sealed_probe(slot, nonce, 0) else {
             return;
         };
         let extra = match from {

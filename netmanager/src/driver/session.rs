@@ -57,10 +57,13 @@ pub(super) struct Session {
     pub(super) born: Instant,
     /// When a session that another one has superseded is closed: what is on its way still counts.
     pub(super) retires: Option<Instant>,
-    /// Where packets go; none while a dial waits for its first answer.
+    /// Where packets go; none until a dial that is tried in several ways is done.
     pub(super) path: Option<Path>,
-    /// Where a dial is tried, until something answers.
+    /// Where a dial is tried, until its handshake is done.
     pub(super) fanout: Vec<Path>,
+    /// Where the first answer to it came from, the peer's or that of somebody who has seen the dial, or
+    /// what made it fail.
+    pub(super) answered: Option<Path>,
     first_flight: VecDeque<Vec<u8>>,
     pub(super) paths: Paths,
     pub(super) loss: LossMeter,
@@ -121,6 +124,7 @@ impl Session {
             retires: None,
             path: None,
             fanout: Vec::new(),
+            answered: None,
             first_flight: VecDeque::new(),
             paths: Paths::new(seed),
             loss: LossMeter::default(),
@@ -161,12 +165,26 @@ impl Session {
         self.retires.or(half_open)
     }
 
-    /// Notes that a packet of the session came over `from`: a dial needs to look no further.
+    /// Notes that a packet which only the peer, or somebody who has seen the dial, can have made came
+    /// over `from`. The dial goes on everywhere: who that was is known when the handshake is done.
     pub(super) fn note_answer(&mut self, from: Path) {
-        if self.path.is_none() {
+        if self.answered.is_none() {
+            self.answered = Some(from);
+            self.first_flight.clear();
+        }
+    }
+
+    /// Notes that the packet which has ended the handshake without success came over `from`.
+    pub(super) const fn note_failure(&mut self, from: Path) {
+        self.answered = Some(from);
+    }
+
+    /// Notes that the packet which has completed the handshake with a node came over `from`: the keys
+    /// that it was made with are the peer's.
+    pub(super) fn note_handshake(&mut self, from: Path) {
+        if matches!(self.with, With::Peer(_) | With::Stranger) {
             self.path = Some(from);
             self.fanout.clear();
-            self.first_flight.clear();
         }
     }
 
@@ -199,8 +217,11 @@ impl Session {
         }
     }
 
-    /// Keeps a datagram of a dial that nothing has answered.
+    /// Keeps a datagram of a dial, if nothing has answered yet.
     pub(super) fn keep_first_flight(&mut self, datagrams: &[u8], segment_size: usize) {
+        if self.answered.is_some() {
+            return;
+        }
         for datagram in datagrams.chunks(segment_size) {
             if self.first_flight.len() == MAX_FIRST_FLIGHT {
                 self.first_flight.pop_front();
@@ -383,8 +404,9 @@ impl Sessions {
         }
     }
 
-    /// A probe of the session in `slot`, ready to be sent; none while it has no keys for probes.
-    pub(super) fn sealed_probe(&mut self, slot: Slot, nonce: u64) -> Option<Vec<u8>> {
+    /// A probe of the session in `slot`, of at least so many bytes and ready to be sent; none while it
+    /// has no keys for probes.
+    pub(super) fn sealed_probe(&mut self, slot: Slot, nonce: u64, len: usize) -> Option<Vec<u8>> {
         let keys = self.of_mut(slot)?.probes.as_mut()?;
         let probe = Probe {
             reply: false,
@@ -393,7 +415,7 @@ impl Sessions {
             nonce,
             observed: None,
         };
-        let mut bytes = probe.encode(0);
+        let mut bytes = probe.encode(len);
         keys.sealer.seal(&mut bytes, Probe::TAG).ok()?;
         Some(bytes)
     }

@@ -84,8 +84,35 @@ impl Driver {
         };
         session.keep_first_flight(bytes, segment_size);
         for path in session.fanout.clone() {
-            self.send_on(path, bytes, segment_size);
+            self.send_untried(path, bytes, segment_size);
         }
+    }
+
+    /// Sends a probe of at least so many bytes; if the path has never answered, within the budget.
+    pub(super) fn send_probe(&mut self, slot: Slot, path: Path, nonce: u64, len: usize) {
+        if let Some(bytes) = self.sessions.sealed_probe(slot, nonce, len) {
+            let len = bytes.len();
+            let session = self.sessions.of(slot);
+            if session.is_some_and(|session| session.paths.is_proven(path)) {
+                self.send_on(path, &bytes, len);
+            } else {
+                self.send_untried(path, &bytes, len);
+            }
+        }
+    }
+
+    /// Sends datagrams to where nobody has answered yet: only so many go to one address, whoever
+    /// named it.
+    pub(super) fn send_untried(&mut self, path: Path, bytes: &[u8], segment_size: usize) {
+        if let Path::Direct(address) = path {
+            for _ in bytes.chunks(segment_size) {
+                if !self.probe_budget.take(address.ip(), self.now) {
+                    self.counters.count(DropReason::ProbeOverBudget);
+                    return;
+                }
+            }
+        }
+        self.send_on(path, bytes, segment_size);
     }
 
     /// Sends datagrams of one size over a path, framed and sealed if it is a relayed one.

@@ -25,6 +25,8 @@ pub struct Impairment {
     pub rate_bits_per_sec: Option<u64>,
     /// How much may wait for the rate.
     pub queue: Queue,
+    /// Frames that are longer, Ethernet headers counted, are swallowed without a word.
+    pub longest: Option<usize>,
 }
 
 /// How frames are lost.
@@ -84,11 +86,21 @@ impl Default for Impairment {
             reorder_by: Duration::ZERO,
             rate_bits_per_sec: None,
             queue: Queue::default(),
+            longest: None,
         }
     }
 }
 
 impl Impairment {
+    /// Makes a link that swallows frames of more bytes, as a tunnel with a smaller MTU does, and
+    /// nothing else.
+    pub fn longest(frame_bytes: usize) -> Self {
+        Self {
+            longest: Some(frame_bytes),
+            ..Self::default()
+        }
+    }
+
     /// Makes a link with a delay and nothing else.
     pub fn delay(delay: Duration) -> Self {
         Self {

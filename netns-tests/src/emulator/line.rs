@@ -24,6 +24,8 @@ pub struct Counters {
     pub sent_bytes: u64,
     /// Frames lost by [`Impairment::loss`].
     pub lost: u64,
+    /// Frames that were longer than [`Impairment::longest`].
+    pub swallowed: u64,
     /// Frames dropped because the queue was full.
     pub overflowed: u64,
     /// Frames that arrive twice.
@@ -104,6 +106,11 @@ impl Line {
     pub(crate) fn handle_frame(&mut self, frame: &[u8], now: Instant) {
         self.counters.received += 1;
         self.counters.received_bytes += frame.len() as u64;
+        let longest = self.impairment.longest.unwrap_or(usize::MAX);
+        if frame.len() > longest {
+            self.counters.swallowed += 1;
+            return;
+        }
         let Some(departure) = self.queue(frame.len(), now) else {
             self.counters.overflowed += 1;
             return;

@@ -1,7 +1,7 @@
 //! What root and the cluster `home` have signed in these tests: an application `shop.lab` that both
 //! nodes host, and one, `bank.lab`, that only beta does.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -167,12 +167,23 @@ impl Authorities {
 
     fn node(&self, node: &NodeId, node_ip: Dual) -> Result<Signed> {
         let number = if node.name.as_str() == "alpha" { 1 } else { 2 };
+        let address = format!("192.168.7.{number}:10260").parse()?;
+        self.node_at(node, node_ip, vec![address])
+    }
+
+    /// That a node is at these addresses, as it says.
+    pub(super) fn node_at(
+        &self,
+        node: &NodeId,
+        node_ip: Dual,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<Signed> {
         self.by_cluster(Statement::Node(NodeStatement {
             node: node.clone(),
             generation: 1,
             removed: false,
             node_ip,
-            addresses: vec![format!("192.168.7.{number}:10260").parse()?],
+            addresses,
         }))
     }
 }

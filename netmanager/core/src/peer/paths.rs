@@ -1,7 +1,7 @@
 //! The ways to one peer: which there are, what was measured on each, and which one is used.
 //!
-//! A candidate becomes usable only by an authenticated two-way probe on it. The choice is by
-//! measured round-trip time and loss with hysteresis; a direct path is preferred over a relayed one
+//! A candidate becomes usable only by authenticated two-way probes on it, a small one and one as long
+//! as the shortest full packet. The choice is by measured round-trip time and loss with hysteresis; a direct path is preferred over a relayed one
 //! of about the same length. Keys and frames are the shell's business:
 //! it seals the probes that [`Paths::poll_event`] asks for and reports the replies.
 
@@ -42,11 +42,13 @@ mod choice;
 mod doubt;
 #[cfg(test)]
 mod tests;
+mod width;
 
 use self::candidate::Candidate;
 
 pub use self::choice::Reason;
 pub use self::doubt::{BOTH_MAX, BUSY, SILENCE};
+pub use self::width::PADDED_LEN;
 
 /// The index of a relay among those this node uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,6 +94,8 @@ pub enum PathEvent {
         path: Path,
         /// Comes back in the reply.
         nonce: u64,
+        /// Whether it is to have [`PADDED_LEN`] bytes; its reply is as long.
+        padded: bool,
     },
     /// Packets take another path from now on.
     Switched {
@@ -115,6 +119,8 @@ pub struct PathView {
     pub active: bool,
     /// Whether its probes are answered.
     pub answers: bool,
+    /// Whether its small probes are answered and its padded ones are not.
+    pub narrow: bool,
     /// The last measured round-trip time.
     pub last_rtt: Option<Duration>,
     /// The least round-trip time of the last [`RTT_WINDOW`].
@@ -199,6 +205,13 @@ impl Paths {
         self.candidates.iter().any(|known| known.path == path)
     }
 
+    /// Whether a path has ever answered, or the handshake has come over it.
+    #[must_use]
+    pub fn is_proven(&self, path: Path) -> bool {
+        let candidate = self.candidate(Some(path));
+        candidate.is_some_and(|candidate| candidate.proven)
+    }
+
     /// Whether a direct path answers, in use or not.
     #[must_use]
     pub fn has_direct(&self) -> bool {
@@ -255,7 +268,13 @@ impl Paths {
             return;
         };
         let is_first = !candidate.proven;
-        let Some(sent) = candidate.take_reply(nonce, now) else {
+        if candidate.width.take_reply(nonce, now) {
+            candidate.hear(now);
+            self.end_doubt(path);
+            self.choose(now, None);
+            return;
+        }
+        let Some(sent) = candidate.take_reply(nonce, self.quiet, now) else {
             return;
         };
         candidate.hear(now);
@@ -280,25 +299,36 @@ impl Paths {
             self.doubt(now);
         }
         self.settle_doubt(now);
-        let mut active_died = false;
+        let (mut active_died, mut active_narrowed) = (false, false);
         let quiet = self.quiet;
         for candidate in &mut self.candidates {
             let is_active = Some(candidate.path) == active;
             let was_dead = candidate.is_dead();
             candidate.count_lost(is_active, now);
             active_died |= is_active && candidate.is_dead() && !was_dead;
-            if candidate.next_probe <= now {
+            active_narrowed |= candidate.count_padded(now) && is_active;
+            let path = candidate.path;
+            let mut probe = |padded| {
                 self.nonce = next_nonce(self.nonce);
-                let event = PathEvent::Probe {
-                    path: candidate.path,
-                    nonce: self.nonce,
-                };
-                candidate.send(self.nonce, is_active, quiet, now);
-                self.events.push_back(event);
+                let nonce = self.nonce;
+                self.events.push_back(PathEvent::Probe {
+                    path,
+                    nonce,
+                    padded,
+                });
+                nonce
+            };
+            if candidate.next_probe <= now {
+                candidate.send(probe(false), is_active, quiet, now);
+            }
+            if candidate.width.is_due(now) {
+                candidate.width.note_sent(probe(true), now);
             }
         }
         if active_died {
             self.choose(now, Some(Reason::FormerLost));
+        } else if active_narrowed {
+            self.choose(now, None);
         }
         let active = self.active();
         self.candidates.retain(|candidate| {
@@ -308,8 +338,10 @@ impl Paths {
 
     /// Probes every path at once: the network of this node may be another one.
     pub fn probe_all(&mut self, now: Instant) {
+        let (active, quiet) = (self.active(), self.quiet);
         for candidate in &mut self.candidates {
-            candidate.next_probe = now;
+            let carries = !quiet && Some(candidate.path) == active;
+            candidate.network_changed(carries, now);
         }
     }
 
@@ -366,6 +398,7 @@ impl Paths {
             path: candidate.path,
             active: Some(candidate.path) == active,
             answers: candidate.answers(),
+            narrow: candidate.width.is_narrow(),
             last_rtt: candidate.samples.back().map(|(_, rtt)| *rtt),
             min_rtt: candidate.min_rtt(now),
             sent: candidate.sent,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use netmanager_core::peer::candidates::{Interface, Surroundings};
-use netmanager_core::peer::paths::{Path, PathEvent, Paths, RelayIndex};
+use netmanager_core::peer::paths::{PADDED_LEN, Path, PathEvent, Paths, RelayIndex};
 use netmanager_core::peer::punch::{Punch, PunchEvent, PunchLimits, Searches};
 use netmanager_core::peer::{Action, Keep, Loss, Peer};
 use weald_proto::addr::Pools;
@@ -21,6 +21,8 @@ const DELAY: Duration = Duration::from_micros(500);
 const HANDSHAKE_BYTES: u64 = 5000;
 /// Bytes of a probe with headers of UDP and IPv4.
 const PROBE_BYTES: u64 = 49 + 28;
+/// The same of one that is as long as a full packet.
+const PADDED_BYTES: u64 = PADDED_LEN as u64 + 28;
 /// What a relay adds.
 const RELAY_BYTES: u64 = 23;
 /// What QUIC and headers add to a message.
@@ -36,7 +38,7 @@ type End = (usize, usize);
 enum Event {
     /// A handshake is done, dialled by the first one.
     Up(End),
-    Probe(End, Path, u64),
+    Probe(End, Path, u64, u64),
     Reply(End, Path, u64),
     Said(End, PeerToPeer),
     Closed(End),
@@ -198,13 +200,13 @@ impl Crowd {
                     self.open_session((other, one));
                 }
             }
-            Event::Probe(end, path, nonce) => {
+            Event::Probe(end, path, nonce, bytes) => {
                 let (one, other) = end;
                 let back = self.path_back(end, path);
                 if let Some(session) = self.nodes[one].sessions.get_mut(&other) {
                     session.paths.add_learned(back, now);
                     session.paths.note_probe(back, now);
-                    self.send(one, path, PROBE_BYTES);
+                    self.send(one, path, bytes);
                     self.push(DELAY, Event::Reply((other, one), path, nonce));
                     self.drive(end);
                 }
@@ -288,7 +290,14 @@ impl Crowd {
         let punches: Vec<PunchEvent> = std::iter::from_fn(|| session.punch.poll_event()).collect();
         for event in probes {
             match event {
-                PathEvent::Probe { path, nonce } => self.probe(end, path, nonce),
+                PathEvent::Probe {
+                    path,
+                    nonce,
+                    padded,
+                } => {
+                    let bytes = if padded { PADDED_BYTES } else { PROBE_BYTES };
+                    self.probe(end, path, nonce, bytes);
+                }
                 PathEvent::Switched { .. } | PathEvent::AllDead => {}
             }
         }
@@ -299,7 +308,9 @@ impl Crowd {
                     self.count(one, bytes + MESSAGE_BYTES);
                     self.push(DELAY, Event::Said((other, one), message));
                 }
-                PunchEvent::Probe { to, .. } => self.probe(end, Path::Direct(to), 0),
+                PunchEvent::Probe { to, .. } => {
+                    self.probe(end, Path::Direct(to), 0, PROBE_BYTES);
+                }
                 PunchEvent::EndSpray => {}
             }
         }
@@ -307,12 +318,12 @@ impl Crowd {
     }
 
     /// Sends a probe; it arrives if the other node is where it goes.
-    fn probe(&mut self, (one, other): End, path: Path, nonce: u64) {
-        self.send(one, path, PROBE_BYTES);
+    fn probe(&mut self, (one, other): End, path: Path, nonce: u64, bytes: u64) {
+        self.send(one, path, bytes);
         let here = &self.nodes[other].surroundings;
         let is_there = here.interfaces().map(direct).any(|at| at == path);
         if path == RELAY || is_there {
-            self.push(DELAY, Event::Probe((other, one), path, nonce));
+            self.push(DELAY, Event::Probe((other, one), path, nonce, bytes));
         }
     }
 

@@ -380,7 +380,7 @@ impl Net {
         }
         while let Some(event) = self.nodes[which].paths.poll_event() {
             match event {
-                PathEvent::Probe { path, nonce } => match path {
+                PathEvent::Probe { path, nonce, .. } => match path {
                     Path::Direct(to) => self.send_direct(which, to, false, nonce),
                     Path::Relay { .. } => self.send_relayed(1 - which, false, nonce),
                 },

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::width::Width;
 use super::{
     ANSWER_TIMEOUT_MAX, ANSWER_TIMEOUT_MIN, BUSY, DOUBT_INTERVAL, LOST_PROBES_DEAD, PROBE_INTERVAL,
     Path, QUIET_INTERVALS, RTT_WINDOW, Reason, SILENCE, SILENT_INTERVAL, STANDBY_INTERVAL,
@@ -58,6 +59,10 @@ pub(super) struct Candidate {
     pub(super) judge_at: Option<Instant>,
     /// One bit for each of the last 32 probes: whether it was lost.
     losses: u32,
+    /// Whether full packets pass.
+    pub(super) width: Width,
+    /// Whether this node's networks have changed since it answered last.
+    was_cut: bool,
 }
 
 #[derive(Debug)]
@@ -87,6 +92,8 @@ impl Candidate {
             doubted: None,
             judge_at: None,
             losses: 0,
+            width: Width::new(),
+            was_cut: false,
         }
     }
 
@@ -106,6 +113,15 @@ impl Candidate {
         let patience = (rtt * 3 / 2 + DOUBT_SLACK).min(ANSWER_TIMEOUT_MIN);
         self.doubted = Some(now);
         self.judge_at = Some(now + patience);
+    }
+
+    /// Notes that this node's networks may be others; if packets go over it, full ones are asked for.
+    pub(super) fn network_changed(&mut self, carries: bool, now: Instant) {
+        self.next_probe = now;
+        self.was_cut |= self.lost_in_row > 0;
+        if carries {
+            self.width.doubt(now);
+        }
     }
 
     /// Whether it has answered since then.
@@ -203,8 +219,14 @@ impl Candidate {
         }
     }
 
+    /// Counts a padded probe that was lost; says whether the path is narrow from now on.
+    pub(super) fn count_padded(&mut self, now: Instant) -> bool {
+        let (timeout, answers) = (self.answer_timeout(), self.lost_in_row == 0);
+        self.width.handle_timeout(timeout, answers, now)
+    }
+
     /// Takes a reply; returns when its probe was sent, if it is one.
-    pub(super) fn take_reply(&mut self, nonce: u64, now: Instant) -> Option<Instant> {
+    pub(super) fn take_reply(&mut self, nonce: u64, quiet: bool, now: Instant) -> Option<Instant> {
         let mut outstanding = self.outstanding.iter();
         let at = outstanding.position(|probe| probe.nonce == nonce)?;
         let probe = self.outstanding.remove(at)?;
@@ -216,8 +238,13 @@ impl Candidate {
         }
         self.samples.push_back((now, rtt));
         // What was lost while it was away, or had yet to be opened, does not make it a lossy path.
-        let is_back = self.is_dead() || !self.proven;
+        let is_back = self.is_dead() || !self.proven || self.was_cut;
+        self.was_cut = false;
         self.losses = if is_back { 0 } else { self.losses << 1 };
+        if self.is_dead() {
+            self.width.forget();
+        }
+        self.width.note_answer(quiet, now);
         self.lost_in_row = 0;
         self.proven = true;
         Some(probe.sent)
@@ -252,6 +279,18 @@ impl Candidate {
         }
     }
 
+    /// What goes before length: that full packets are known to pass, or at least not known not to. The
+    /// path in use has what it needs until the contrary is shown.
+    pub(super) const fn rank(&self, in_use: bool) -> u8 {
+        if self.width.is_wide() || in_use && !self.width.is_narrow() {
+            0
+        } else if self.width.is_narrow() {
+            2
+        } else {
+            1
+        }
+    }
+
     pub(super) fn beats(&self, active: &Self, now: Instant) -> Option<Reason> {
         self.min_rtt(now)?;
         let (mine, theirs) = (self.length(0, now), active.length(LOSSES_FORGIVEN, now));
@@ -275,8 +314,8 @@ impl Candidate {
     pub(super) fn deadline(&self) -> Instant {
         let timeout = self.answer_timeout();
         let answers = self.outstanding.iter().filter(|probe| !probe.counted_lost);
-        answers
-            .map(|probe| probe.sent + timeout)
-            .fold(self.next_probe, Instant::min)
+        let answers = answers.map(|probe| probe.sent + timeout);
+        let padded = self.width.deadline(timeout);
+        answers.chain(padded).fold(self.next_probe, Instant::min)
     }
 }

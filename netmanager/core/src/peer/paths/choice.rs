@@ -1,4 +1,4 @@
-//! Which path is used, and why: the shortest of those that answer, where loss makes a path longer,
+//! Which path is used, and why: the shortest of those that carry full packets, where loss makes a path longer,
 //! and with hysteresis.
 
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ pub enum Reason {
     DirectPreferred,
     /// The one before does not answer any more.
     FormerLost,
+    /// The one before answers small probes, and swallows full packets.
+    FormerNarrow,
     /// The one before was withdrawn.
     FormerWithdrawn,
     /// The peer's packets come from this address now, and no more from the one before: its NAT has
@@ -42,6 +44,7 @@ impl Reason {
             Self::LessLoss => "less_loss",
             Self::DirectPreferred => "direct_preferred",
             Self::FormerLost => "former_lost",
+            Self::FormerNarrow => "former_narrow",
             Self::FormerWithdrawn => "former_withdrawn",
             Self::PeerMoved => "peer_moved",
         }
@@ -66,7 +69,8 @@ impl Paths {
             };
             one.length(forgiven, now)
         };
-        let best = usable.min_by_key(|one| (length(one), one.path));
+        let rank = |one: &Candidate| one.rank(Some(one.path) == in_use);
+        let best = usable.min_by_key(|one| (rank(one), length(one), one.path));
         let Some(best) = best else {
             if forced.is_some() && !self.said_dead {
                 self.said_dead = true;
@@ -79,6 +83,9 @@ impl Paths {
             Some(active) if active.path == best.path => None,
             Some(active) if active.is_dead() => Some(Reason::FormerLost),
             Some(active) if active.withdrawn => Some(Reason::FormerWithdrawn),
+            // It waits until a padded probe is answered.
+            Some(_) if !best.width.is_wide() => None,
+            Some(active) if active.width.is_narrow() => Some(Reason::FormerNarrow),
             Some(active) => best.beats(active, now),
         };
         let to = best.path;

@@ -58,10 +58,9 @@ impl Paths {
                 candidate.next_probe = now;
             }
         }
-        let others = self
-            .candidates
-            .iter()
-            .filter(|one| Some(one.path) != active && one.answers() && !one.withdrawn);
+        let others = self.candidates.iter().filter(|one| {
+            Some(one.path) != active && one.answers() && !one.withdrawn && !one.width.is_narrow()
+        });
         let second = others.min_by_key(|one| (one.length(0, now), one.path));
         self.second = second.map(|second| (second.path, now + BOTH_MAX));
     }

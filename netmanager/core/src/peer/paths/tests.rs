@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod narrow;
 mod quiet;
 
 /// Paths with a simulated wire: each path has a delay, or does not answer.
@@ -11,6 +12,8 @@ struct Wire {
     delays: Vec<(Path, Option<Duration>)>,
     /// A path that loses every so manieth probe.
     lossy: Option<(Path, u32)>,
+    /// Paths that swallow padded probes.
+    narrow: Vec<Path>,
     probes: u32,
     in_flight: Vec<(Instant, Path, u64)>,
     switches: Vec<(Instant, Path, Reason)>,
@@ -29,6 +32,7 @@ impl Wire {
                 .map(|(p, ms)| (*p, ms.map(Duration::from_millis)))
                 .collect(),
             lossy: None,
+            narrow: Vec::new(),
             probes: 0,
             in_flight: Vec::new(),
             switches: Vec::new(),
@@ -47,11 +51,16 @@ impl Wire {
     fn drain(&mut self) {
         while let Some(event) = self.paths.poll_event() {
             match event {
-                PathEvent::Probe { path, nonce } => {
+                PathEvent::Probe {
+                    path,
+                    nonce,
+                    padded,
+                } => {
                     let delay = self.delays.iter().find(|(p, _)| *p == path).unwrap().1;
                     let (lossy, nth) = self.lossy.unwrap_or((path, u32::MAX));
                     self.probes += u32::from(lossy == path);
                     let is_lost = lossy == path && self.probes.is_multiple_of(nth);
+                    let is_lost = is_lost || padded && self.narrow.contains(&path);
                     if let Some(delay) = delay.filter(|_| !is_lost) {
                         self.in_flight.push((self.now + delay, path, nonce));
                     }
@@ -391,7 +400,7 @@ fn a_path_that_has_just_taken_over_and_falls_silent_is_left_as_fast() {
     wire.paths.handle_handshake(relay(), wire.now);
     wire.run_busy(SECOND, 20 * MS, relay());
     wire.paths.add(direct(1), wire.now);
-    wire.run(6 * MS);
+    wire.run(11 * MS);
     assert_eq!(wire.paths.active(), Some(direct(1)));
     let since = wire.now;
     wire.set(direct(1), None);
@@ -493,7 +502,7 @@ fn a_change_of_path_goes_over_both_for_two_round_trips() {
     let mut wire = Wire::new(&[(relay(), Some(90)), (direct(1), Some(30))]);
     wire.paths.handle_handshake(relay(), wire.now);
     wire.paths.add(direct(1), wire.now);
-    wire.run(35 * MS);
+    wire.run(65 * MS);
     assert_eq!(wire.paths.active(), Some(direct(1)));
     let (at, ..) = *wire.switches.last().unwrap();
     assert_eq!(wire.paths.second(at + 59 * MS), Some(relay()));
