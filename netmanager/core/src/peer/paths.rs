@@ -336,9 +336,13 @@ impl Paths {
         });
     }
 
-    /// Probes every path at once: the network of this node may be another one.
+    /// Probes every path at once: the network of this node may be another one. Packets go over a second
+    /// path as well until the one in use has answered.
     pub fn probe_all(&mut self, now: Instant) {
         let (active, quiet) = (self.active(), self.quiet);
+        if !quiet {
+            self.doubt(now);
+        }
         for candidate in &mut self.candidates {
             let carries = !quiet && Some(candidate.path) == active;
             candidate.network_changed(carries, now);

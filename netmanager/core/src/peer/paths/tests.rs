@@ -3,6 +3,7 @@
 use super::*;
 
 mod narrow;
+mod networks;
 mod quiet;
 
 /// Paths with a simulated wire: each path has a delay, or does not answer.

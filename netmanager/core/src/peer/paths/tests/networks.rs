@@ -1,0 +1,49 @@
+//! This node's networks change: its paths are looked at without waiting for silence.
+
+use super::*;
+
+fn up() -> Wire {
+    let mut wire = Wire::new(&[(relay(), Some(20)), (direct(1), Some(5))]);
+    wire.paths.handle_handshake(direct(1), wire.now);
+    wire.paths.add(relay(), wire.now);
+    // No probe is under way.
+    wire.run(10 * SECOND + SECOND / 2);
+    assert_eq!(wire.paths.active(), Some(direct(1)));
+    wire
+}
+
+#[test]
+fn a_path_that_went_with_a_link_is_left_at_once() {
+    let mut wire = up();
+    wire.set(direct(1), None);
+    wire.paths.probe_all(wire.now);
+    assert_eq!(wire.paths.second(wire.now), Some(relay()), "both meanwhile");
+    wire.run(SECOND / 10);
+    let last = *wire.switches.last().unwrap();
+    assert_eq!((last.1, last.2), (relay(), Reason::FormerLost));
+    assert_eq!((wire.switches.len(), wire.dead), (2, 0));
+}
+
+#[test]
+fn a_change_that_does_not_concern_the_path_in_use_changes_nothing() {
+    let mut wire = up();
+    wire.paths.probe_all(wire.now);
+    wire.run(SECOND / 100);
+    assert_eq!(wire.paths.second(wire.now), None, "it has answered");
+    wire.run(10 * SECOND);
+    assert_eq!(wire.switches.len(), 1, "{:?}", wire.switches);
+}
+
+#[test]
+fn what_was_lost_while_the_own_link_was_away_makes_no_lossy_path() {
+    let mut wire = up();
+    // Too short for it to be dead, and the relay is a way meanwhile.
+    wire.set(direct(1), None);
+    wire.paths.probe_all(wire.now);
+    wire.run(SECOND);
+    assert_eq!(wire.paths.active(), Some(relay()));
+    wire.set(direct(1), Some(5));
+    wire.paths.probe_all(wire.now);
+    wire.run(SECOND / 10);
+    assert_eq!(wire.paths.active(), Some(direct(1)));
+}
