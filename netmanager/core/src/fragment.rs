@@ -22,6 +22,10 @@ const MIN_AGE: Duration = Duration::from_secs(1);
 /// ones are the oldest.
 const PROBES: usize = 8;
 
+/// Runs of bytes without a gap that are kept of a packet: fragments are sent in order, and only what
+/// is reordered makes a second one.
+const MAX_RUNS: usize = 8;
+
 /// No place for another fragmented packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many fragmented packets at once")]
@@ -53,9 +57,14 @@ struct Entry {
     flow: FlowId,
     direction: Direction,
     began: Instant,
-    seen: u32,
+    come: Runs,
     total: Option<u32>,
 }
+
+/// Which bytes of a packet have come, each counted once: runs from and to, which do not touch. An
+/// empty one is a free place.
+#[derive(Debug, Clone, Copy, Default)]
+struct Runs([(u32, u32); MAX_RUNS]);
 
 impl FragmentTable {
     /// An empty table for at most `limit` packets.
@@ -102,7 +111,7 @@ impl FragmentTable {
             flow,
             direction,
             began: now,
-            seen: payload(info),
+            come: Runs::default().with(0, payload(info)),
             total: None,
         };
         if place == self.places.len() {
@@ -118,7 +127,8 @@ impl FragmentTable {
         Ok(())
     }
 
-    /// The flow that a later fragment belongs to. Its packet is forgotten once all of it has come.
+    /// The flow that a later fragment belongs to. Its packet is forgotten once all of it has come;
+    /// a fragment that came twice does not stand for another one.
     pub fn follow(
         &mut self,
         from: Host,
@@ -134,11 +144,13 @@ impl FragmentTable {
             return None;
         }
         let found = (entry.flow, entry.direction);
-        entry.seen = entry.seen.saturating_add(payload(info));
+        let from = u32::from(fragment.offset);
+        let to = from + payload(info);
+        entry.come = entry.come.with(from, to);
         if !fragment.more {
-            entry.total = Some(u32::from(fragment.offset) + payload(info));
+            entry.total = Some(to);
         }
-        if entry.total.is_some_and(|total| entry.seen >= total) {
+        if entry.total.is_some_and(|total| entry.come.is_all(total)) {
             self.forget(place);
         }
         Some(found)
@@ -178,6 +190,29 @@ impl FragmentTable {
         if let Some(entry) = self.places.get_mut(place).and_then(Option::take) {
             self.index.remove(&entry.key);
         }
+    }
+}
+
+impl Runs {
+    /// These bytes too. Without a place for another run they are left out, and the packet stays
+    /// incomplete until it is forgotten for its age.
+    fn with(mut self, mut from: u32, mut to: u32) -> Self {
+        for run in &mut self.0 {
+            let touches = run.0 <= to && from <= run.1;
+            if run.0 < run.1 && touches {
+                (from, to) = (from.min(run.0), to.max(run.1));
+                *run = (0, 0);
+            }
+        }
+        if let Some(free) = self.0.iter_mut().find(|run| run.0 >= run.1) {
+            *free = (from, to);
+        }
+        self
+    }
+
+    /// Whether all bytes up to the last one have come.
+    fn is_all(&self, total: u32) -> bool {
+        self.0.iter().any(|run| run.0 == 0 && run.1 >= total)
     }
 }
 
@@ -231,6 +266,54 @@ mod tests {
         assert_eq!(table.follow(PEER, &info(7, 80, true), now), found);
         assert!(table.is_empty(), "complete");
         assert_eq!(table.follow(PEER, &info(7, 80, true), now), None);
+    }
+
+    #[test]
+    fn a_fragment_that_came_twice_stands_for_no_other() {
+        let (mut table, flow, now) = setup(4);
+        table
+            .begin(PEER, &info(7, 0, true), flow, Direction::Reply, now)
+            .unwrap();
+        // Fragments 1, 1 again, 3, which is the last, and 2.
+        for (offset, more) in [(80, true), (80, true), (240, false), (160, true)] {
+            let found = table.follow(PEER, &info(7, offset, more), now);
+            assert_eq!(found, Some((flow, Direction::Reply)), "at {offset}");
+        }
+        assert!(table.is_empty(), "complete");
+    }
+
+    #[test]
+    fn fragments_in_any_order_are_complete_once_and_in_time() {
+        // The last first, then every second one, then what lies between: more runs than are kept.
+        let count: u16 = 2 * u16::try_from(MAX_RUNS).unwrap() + 3;
+        let order = |from: u16| (from..count - 1).step_by(2);
+        for (order, is_complete) in [
+            ((1..count).rev().collect::<Vec<_>>(), true),
+            (
+                [count - 1]
+                    .into_iter()
+                    .chain(order(2))
+                    .chain(order(1))
+                    .collect(),
+                false,
+            ),
+        ] {
+            let (mut table, flow, now) = setup(4);
+            table
+                .begin(PEER, &info(7, 0, true), flow, Direction::Reply, now)
+                .unwrap();
+            for at in order {
+                let fragment = info(7, at * 80, at + 1 < count);
+                assert!(
+                    table.follow(PEER, &fragment, now).is_some(),
+                    "fragment {at}"
+                );
+            }
+            assert_eq!(table.is_empty(), is_complete);
+            let late = now + LIFETIME;
+            assert_eq!(table.follow(PEER, &info(7, 80, true), late), None);
+            assert!(table.is_empty(), "forgotten for its age");
+        }
     }
 
     #[test]
