@@ -189,20 +189,22 @@ impl Surroundings {
         self.observed.iter().map(|(by, one)| (*by, one.seen))
     }
 
-    /// How the NAT towards the outside maps IPv4 ports, as far as two observers tell.
+    /// How the NAT towards the outside maps IPv4 ports, as far as two observers tell. Who sees an own
+    /// address while others do not is inside, on whatever network, and tells nothing of the NAT.
     #[must_use]
     pub fn mapping(&self) -> NatMapping {
-        let outside: Vec<SocketAddr> = self
+        let seen = self
             .observations()
             .filter(|(by, _)| by.is_ipv4() && !self.is_on_link(by.ip()))
-            .map(|(_, seen)| seen)
-            .collect();
+            .map(|(_, seen)| seen);
+        let (own, outside): (Vec<_>, Vec<_>) = seen.partition(|seen| self.is_own(*seen));
         let Some(first) = outside.first() else {
-            return NatMapping::Unknown;
+            return if own.is_empty() {
+                NatMapping::Unknown
+            } else {
+                NatMapping::Independent
+            };
         };
-        if outside.iter().all(|seen| self.is_own(*seen)) {
-            return NatMapping::Independent;
-        }
         if outside.len() < 2 {
             return NatMapping::Unknown;
         }

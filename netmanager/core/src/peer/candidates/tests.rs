@@ -38,6 +38,19 @@ fn two_observers_tell_how_ports_are_mapped() {
             NatMapping::Random,
         ),
         (&["192.168.1.7:10260"], NatMapping::Independent),
+        // A relay inside the site, on another network than this node's.
+        (
+            &["192.168.1.7:10260", "203.0.113.1:5000"],
+            NatMapping::Unknown,
+        ),
+        (
+            &["192.168.1.7:10260", "203.0.113.1:5000", "203.0.113.1:5000"],
+            NatMapping::Independent,
+        ),
+        (
+            &["203.0.113.1:5000", "192.168.1.7:10260", "203.0.113.1:5003"],
+            NatMapping::Sequential,
+        ),
         (&[], NatMapping::Unknown),
     ];
     for (seen, expected) in cases {
