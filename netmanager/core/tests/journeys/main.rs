@@ -11,6 +11,7 @@ mod world;
 
 mod again;
 mod changes;
+mod chunks;
 mod closest;
 mod drops;
 mod errors;
