@@ -311,7 +311,76 @@ fn u48(bytes: &[u8; 6]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn socket_address() -> impl Strategy<Value = SocketAddr> {
+        let v4 = any::<[u8; 4]>().prop_map(IpAddr::from);
+        let v6 = any::<[u8; 16]>().prop_map(IpAddr::from);
+        let ip = prop_oneof![v4, v6].prop_map(|ip| ip.to_canonical());
+        (ip, 1..=u16::MAX).prop_map(SocketAddr::from)
+    }
+
+    /// Bytes that are often of one of the frames, and of about its length.
+    fn datagram() -> impl Strategy<Value = Vec<u8>> {
+        let first = prop_oneof![
+            Just(PROBE_REQUEST),
+            Just(PROBE_REPLY),
+            Just(RELAY_DATA),
+            Just(RELAY_OBSERVE),
+            Just(RELAY_KNOCK),
+            Just(RELAY_KNOCKED),
+            any::<u8>(),
+        ];
+        let rest = prop::collection::vec(any::<u8>(), 0..PROBE_LEN + 8);
+        let whole = (first, rest).prop_map(|(first, rest)| [vec![first], rest].concat());
+        prop_oneof![9 => whole, 1 => Just(Vec::new())]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            (session, counter, nonce) in (any::<u64>(), 0..=MAX_COUNTER, any::<u64>()),
+            observed in prop::option::of(socket_address()),
+            (link, peer, port) in any::<(u32, u32, u16)>(),
+            from_other_port in any::<bool>(),
+            (tag, seen) in (any::<[u8; TAG_LEN]>(), socket_address()),
+            len in 0..1500_usize,
+        ) {
+            let reply = Probe { reply: true, session, counter, nonce, observed };
+            let request = Probe { reply: false, observed: None, ..reply };
+            for probe in [reply, request] {
+                let bytes = probe.encode(len);
+                prop_assert_eq!(bytes.len(), len.max(PROBE_LEN));
+                prop_assert_eq!(Probe::decode(&bytes), Some(probe));
+            }
+            let header = RelayHeader { link, peer, counter };
+            prop_assert_eq!(RelayHeader::decode(&header.encode()), Some(header));
+            let question = RelayHeader { link, peer: 0, counter: 0 };
+            let bytes = RelayHeader::encode_observe(link);
+            prop_assert_eq!(RelayHeader::decode_observe(&bytes), Some(question));
+            let knock = Knock { link, port, from_other_port };
+            prop_assert_eq!(Knock::decode(&knock.encode(len)), Some(knock));
+            let answer = Knocked { tag, seen };
+            prop_assert_eq!(Knocked::decode(&answer.encode()), Some(answer));
+        }
+
+        #[test]
+        fn no_bytes_panic_or_are_two_frames_at_once(bytes in datagram()) {
+            let kind = FrameKind::of(&bytes);
+            let read = [
+                (FrameKind::Probe, Probe::decode(&bytes).is_some()),
+                (FrameKind::RelayData, RelayHeader::decode(&bytes).is_some()),
+                (FrameKind::RelayQuestion, RelayHeader::decode_observe(&bytes).is_some()),
+                (FrameKind::RelayKnock, Knock::decode(&bytes).is_some()),
+                (FrameKind::Unknown, Knocked::decode(&bytes).is_some()),
+            ];
+            for (of, is_read) in read {
+                prop_assert!(!is_read || of == kind, "{:?} is read as {:?}", kind, of);
+            }
+        }
+    }
 
     #[test]
     fn golden_probe_reply() {

@@ -101,7 +101,26 @@ fn read_v6(bytes: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_as_they_would_be_written_or_refused(
+            head in prop::option::of((Just(VERSION), prop_oneof![Just(V4), Just(V6)])),
+            rest in prop::collection::vec(any::<u8>(), 0..MAX_HELLO_LEN + 4),
+        ) {
+            let head = head.map_or_else(Vec::new, |(version, family)| vec![version, family]);
+            let bytes = [head, rest].concat();
+            match Hello::decode(&bytes) {
+                Ok((hello, len)) => prop_assert_eq!(&hello.encode()[..], &bytes[..len]),
+                Err(HelloError::Incomplete) => prop_assert!(bytes.len() < MAX_HELLO_LEN),
+                Err(HelloError::Version(version)) => prop_assert_eq!(version, bytes[0]),
+                Err(HelloError::Family(family)) => prop_assert_eq!(family, bytes[1]),
+            }
+        }
+    }
 
     fn hello(client: &str, target: &str) -> Hello {
         Hello {

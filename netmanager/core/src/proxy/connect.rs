@@ -138,7 +138,32 @@ fn is_token(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_head_or_refused_or_part_of_one(
+            line in prop_oneof![
+                Just("CONNECT a:80 HTTP/1.1\r\n".to_owned()),
+                "[A-Z ]{0,9}[a-z:0-9\\[\\]]{0,9}( HTTP/1\\.[01])?(\r\n)?",
+            ],
+            rest in prop::collection::vec(any::<u8>(), 0..64),
+            ends in any::<bool>(),
+        ) {
+            let end: &[u8] = if ends { b"\r\n\r\n" } else { b"" };
+            let bytes = [line.as_bytes(), &rest, end].concat();
+            match head(&bytes) {
+                Ok(Some((target, len))) => {
+                    prop_assert!(bytes[..len].ends_with(b"\r\n\r\n"));
+                    prop_assert_eq!(Target::parse(&target.to_string()), Ok(target));
+                }
+                Ok(None) => prop_assert!(!ends),
+                Err(error) => prop_assert!(error.answer().starts_with(b"HTTP/1.1 4")),
+            }
+        }
+    }
 
     fn read(text: &str) -> Result<Option<(Target, usize)>, ConnectError> {
         head(text.as_bytes())

@@ -173,8 +173,30 @@ const fn check_version(version: u8) -> Result<(), Socks5Error> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::TargetHost;
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_refused_or_part_of_one(
+            head in prop::sample::select(vec![&[][..], &[5], &[5, 2, 0], &[5, 1, 0], &[5, 1, 0, 3]]),
+            rest in prop::collection::vec(any::<u8>(), 0..MAX_REQUEST_LEN),
+        ) {
+            let bytes = [head, &rest].concat();
+            for (len, longest) in [
+                (greeting(&bytes), MAX_GREETING_LEN),
+                (request(&bytes).map(|read| read.map(|(_, len)| len)), MAX_REQUEST_LEN),
+            ] {
+                match len {
+                    Ok(Some(len)) => prop_assert!((2..=longest.min(bytes.len())).contains(&len)),
+                    Ok(None) => prop_assert!(bytes.len() < longest, "waits for more"),
+                    Err(error) => prop_assert!(error.answer().len() <= 10),
+                }
+            }
+        }
+    }
 
     fn name(text: &str, port: u16) -> Target {
         let host = TargetHost::Name(text.to_owned());
