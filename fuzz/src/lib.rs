@@ -5,6 +5,7 @@
 //! them all and mutates them for a while; a crash becomes another file. A fuzzer such as libFuzzer
 //! needs no more than a wrapper around one of these functions.
 
+mod certificate;
 mod chunks;
 mod control;
 mod dataplane;
@@ -17,6 +18,7 @@ mod proxy;
 mod relay;
 mod token;
 
+pub use certificate::certificate;
 pub use chunks::chunks;
 pub use control::{control, join};
 pub use dataplane::dataplane;
@@ -42,6 +44,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("relay_messages", relay_messages),
     ("relay_datagrams", relay_datagrams),
     ("token", token),
+    ("certificate", certificate),
     ("control", control),
     ("portmap", portmap),
     ("join", join),

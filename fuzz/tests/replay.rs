@@ -10,6 +10,7 @@ use netmanager_core::packet::PacketInfo;
 use netmanager_core::vnet::VnetHeader;
 use weald_fuzz::{Input, TARGETS, Target, read_input};
 use weald_proto::token::{CheckedClaims, RelayToken};
+use weald_trust::pki::{Certificate, key_hash};
 
 /// Mutations of each input: a second or two in all.
 const MUTATIONS: u64 = 3000;
@@ -89,6 +90,25 @@ fn tokens_as_clusters_make_them_are_read() {
         "unknown-field",
     ];
     assert_eq!(readable, expected);
+}
+
+#[test]
+fn certificates_are_read_as_far_as_they_are_some() {
+    let readable: Vec<String> = corpus("certificate")
+        .into_iter()
+        .filter(|(_, input)| {
+            let certificate = Certificate::from_der(input.bytes.clone().into());
+            certificate.public_key().is_ok()
+        })
+        .filter_map(|(path, _)| Some(path.file_stem()?.to_string_lossy().into_owned()))
+        .collect();
+    let expected = ["a-node", "an-authority", "no-extensions", "other-names"];
+    assert_eq!(readable, expected);
+    let request = corpus("certificate").into_iter();
+    let mut keys = request.filter(|(_, input)| key_hash(&input.bytes).is_ok());
+    let (path, _) = keys.next().unwrap();
+    assert!(path.ends_with("a-request.hex"), "{}", path.display());
+    assert!(keys.next().is_none());
 }
 
 /// Cuts a packet and puts it together again.

@@ -65,7 +65,10 @@ const ARROWS: [(&str, &[&str]); 13] = [
             "netns-tests",
         ],
     ),
-    ("weald-fuzz", &["weald-proto", "netmanager-core"]),
+    (
+        "weald-fuzz",
+        &["weald-proto", "netmanager-core", "weald-trust"],
+    ),
     (
         "netns-tests",
         &[
