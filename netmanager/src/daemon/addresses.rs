@@ -3,6 +3,7 @@
 //! Which of them a peer reaches is found by trying; what others see is said by the cluster and by
 //! relays.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -13,6 +14,11 @@ use nix::sys::socket::SockaddrStorage;
 
 /// Where the kernel lists devices.
 const DEVICES: &str = "/sys/class/net";
+
+/// How the kernel names the links from a device to those that it stands on.
+const LOWER: &str = "lower_";
+/// How many layers of bonds, VLANs and bridges are looked through: three are common.
+const MAX_LAYERS: usize = 8;
 
 /// The most addresses that are told: a host has a few, and each is dialled.
 const MAX_ADDRESSES: usize = 16;
@@ -33,7 +39,8 @@ pub(super) fn own(
 }
 
 /// Like [`own`], with the length of each one's prefix. Bridges that no device of the machine is a
-/// port of are left out: behind them are containers, which are no way to anywhere.
+/// port of, itself or below a bond or VLAN, are left out: behind them are containers, which are no
+/// way to anywhere.
 pub(super) fn interfaces(
     listen: SocketAddr,
     is_overlay: impl Fn(IpAddr) -> bool,
@@ -85,15 +92,35 @@ fn prefix_len(mask: Option<IpAddr>) -> u8 {
     u8::try_from(ones).unwrap_or(u8::MAX)
 }
 
-/// Whether a device is a bridge without a port that is a device of the machine.
+/// Whether a device is a bridge without a port that leads to a device of the machine.
 fn is_inner_bridge(device: &Path) -> bool {
     if !device.join("bridge").exists() {
         return false;
     }
-    let ports = fs::read_dir(device.join("brif")).into_iter().flatten();
-    let names = ports.filter_map(|port| Some(port.ok()?.file_name()));
-    let mut paths = names.filter_map(|name| Some(device.parent()?.join(name)));
-    !paths.any(|port| port.join("device").exists())
+    let ports = names_in(&device.join("brif"));
+    let mut paths = ports.filter_map(|name| Some(device.parent()?.join(name)));
+    !paths.any(|port| is_of_machine(&port, MAX_LAYERS))
+}
+
+/// Whether a device is one of the machine, or stands on one: as a bond on its ports, or a VLAN on
+/// the device whose frames it tags, in as many layers.
+fn is_of_machine(device: &Path, layers: usize) -> bool {
+    if device.join("device").exists() {
+        return true;
+    }
+    let Some(layers) = layers.checked_sub(1) else {
+        return false;
+    };
+    let mut lower = names_in(device).filter_map(|name| {
+        let name = name.to_str()?.strip_prefix(LOWER)?;
+        Some(device.parent()?.join(name))
+    });
+    lower.any(|below| is_of_machine(&below, layers))
+}
+
+fn names_in(folder: &Path) -> impl Iterator<Item = OsString> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.file_name()))
 }
 
 fn is_global_enough(ip: IpAddr) -> bool {
@@ -121,12 +148,31 @@ mod tests {
             "br0/bridge",
             "br0/brif/eth0",
             "br0/brif/veth1",
+            // A hypervisor: a bridge on a bond, and one on a VLAN of that bond.
+            "bond0/lower_eth0",
+            "vmbr0/bridge",
+            "vmbr0/brif/bond0",
+            "vmbr0/brif/tap1",
+            "tap1",
+            "bond0.100/lower_bond0",
+            "vmbr1/bridge",
+            "vmbr1/brif/bond0.100",
+            // A VLAN of what only containers are behind, and a circle, which no kernel makes.
+            "veth1.7/lower_veth1",
+            "inner/bridge",
+            "inner/brif/veth1.7",
+            "odd/lower_odd",
+            "circle/bridge",
+            "circle/brif/odd",
         ] {
             make(path);
         }
         let is_inner = |name: &str| is_inner_bridge(&devices.path().join(name));
         assert!(is_inner("docker0"));
         assert!(!is_inner("br0"), "the LAN is behind it");
+        assert!(!is_inner("vmbr0"), "it is behind the bond");
+        assert!(!is_inner("vmbr1"), "it is behind the bond's VLAN");
+        assert!(is_inner("inner") && is_inner("circle"));
         assert!(!is_inner("eth0") && !is_inner("veth1"));
     }
 
