@@ -140,7 +140,7 @@ fn a_table_that_the_overlay_refuses_is_tried_again() {
 }
 
 #[test]
-fn the_watcher_sees_writes_and_renames() {
+fn the_watcher_sees_writes_and_renames_also_where_links_lead() {
     let files = Files::new();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -149,10 +149,11 @@ fn the_watcher_sees_writes_and_renames() {
         .unwrap();
     let (events, inbox) = mpsc::channel();
     watch::watch(&runtime, &files.table(), &events);
+    let quiet = || while inbox.recv_timeout(Duration::from_millis(200)).is_ok() {};
     let expect = || {
         let event = inbox.recv_timeout(Duration::from_secs(10)).unwrap();
         assert!(matches!(event, Event::Table));
-        while inbox.recv_timeout(Duration::from_millis(200)).is_ok() {}
+        quiet();
     };
     files.write(TABLE);
     expect();
@@ -161,5 +162,54 @@ fn the_watcher_sees_writes_and_renames() {
     expect();
     fs::rename(next, files.table()).unwrap();
     expect();
+    // A link into another folder, an edit there, and a link to yet another one.
+    let folder = |name: &str| {
+        let folder = files.folder.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("real.toml"), TABLE).unwrap();
+        folder.join("real.toml")
+    };
+    let link_to = |target: &Path| {
+        let link = files.folder.path().join("link");
+        std::os::unix::fs::symlink(target, &link).unwrap();
+        fs::rename(link, files.table()).unwrap();
+    };
+    for real in [folder("one"), folder("two")] {
+        quiet();
+        link_to(&real);
+        expect();
+        fs::write(&real, TABLE).unwrap();
+        expect();
+        fs::write(real.with_extension("next"), TABLE).unwrap();
+        fs::rename(real.with_extension("next"), &real).unwrap();
+        expect();
+    }
     watch::watch(&runtime, Path::new("/nowhere/shop.toml"), &events);
+}
+
+#[test]
+fn a_table_that_is_a_link_is_in_every_folder_on_the_way() {
+    let files = Files::new();
+    let at = |name: &str| files.folder.path().join(name);
+    let link = |target: &str, from: &str| std::os::unix::fs::symlink(target, at(from)).unwrap();
+    for folder in ["etc", "one", "two"] {
+        fs::create_dir(at(folder)).unwrap();
+    }
+    assert_eq!(watch::folders_of(&at("etc/shop.toml")), [at("etc")]);
+    link("../one/shop.toml", "etc/shop.toml");
+    assert_eq!(
+        watch::folders_of(&at("etc/shop.toml")).len(),
+        2,
+        "a link to nothing yet"
+    );
+    link(at("two/real.toml").to_str().unwrap(), "one/shop.toml");
+    let folders = watch::folders_of(&at("etc/shop.toml"));
+    assert_eq!(folders, [at("etc"), at("etc/../one"), at("two")]);
+    link("shop.toml", "two/shop.toml");
+    assert_eq!(
+        watch::folders_of(&at("two/shop.toml")),
+        [at("two")],
+        "a circle"
+    );
+    assert_eq!(watch::folders_of(Path::new("shop.toml")), [Path::new(".")]);
 }
