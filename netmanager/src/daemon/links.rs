@@ -2,7 +2,7 @@
 //! port mappings what follows.
 //!
 //! One plain thread. Netlink only wakes it: what there is now is read anew. It also notices that
-//! the host has been away, and counts the NATs of this site after every change ([`hops`]).
+//! the host has been away, and has the NATs of this site counted after every change ([`hops`]).
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use netmanager_core::awake::{Awake, Clocks, LOOK};
+use netmanager_core::peer::candidates::Interface;
 use netmanager_core::table::Snapshot;
 use nix::libc;
 use nix::sys::socket::{
@@ -34,7 +35,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How long changes are collected at the most: a link that flaps is looked at between its changes.
 const SETTLE_MAX: Duration = Duration::from_millis(150);
 
-/// Starts to watch on a thread of its own, which ends with the packet thread.
+/// Starts to watch on a thread of its own, which ends with the packet thread; so does the one that
+/// counts hops.
 ///
 /// # Errors
 /// The kernel does not give a netlink socket, or no thread.
@@ -45,6 +47,13 @@ pub(super) fn watch(
     ports: Option<PortsHandle>,
 ) -> anyhow::Result<()> {
     let changes = open().context("cannot watch the host's links")?;
+    let told = packets.clone();
+    let targets = hops::count(move |hops| {
+        tracing::debug!(hops, "hops out of this site's NATs");
+        // The watcher notices that the packet thread is gone.
+        let _ = told.set_opening_hops(hops);
+    })
+    .context("cannot start a thread")?;
     let run = move || {
         loop {
             let snapshot = table.load_full();
@@ -57,27 +66,30 @@ pub(super) fn watch(
                 });
                 ports.network_changed(interfaces.clone(), gateways);
             }
-            if packets.network_changed(interfaces).is_err() {
+            if packets.network_changed(interfaces.clone()).is_err() {
                 return;
             }
-            let relays = snapshot.relays().iter().flat_map(|relay| &relay.addresses);
-            let target = relays.copied().find(SocketAddr::is_ipv4);
-            if let Some(hops) = target.and_then(hops::to_the_outside) {
-                tracing::debug!(hops, "hops out of this site's NATs");
-                // The next call notices that the packet thread is gone.
-                let _ = packets.set_opening_hops(hops);
-            }
+            let mut counted = target(&snapshot, &interfaces);
+            hops::ask(&targets, counted);
             wait(&changes, || {
-                // A relay that the table did not have before is something to count towards.
-                let snapshot = table.load();
-                let relays = snapshot.relays().iter().flat_map(|relay| &relay.addresses);
-                target.is_some() || relays.copied().find(SocketAddr::is_ipv4).is_none()
+                // Another relay, or the first one, may be a better one to count towards.
+                let better = target(&table.load(), &interfaces);
+                if better != counted {
+                    counted = better;
+                    hops::ask(&targets, counted);
+                }
             });
         }
     };
     let thread = thread::Builder::new().name("links".to_owned());
     thread.spawn(run).context("cannot start a thread")?;
     Ok(())
+}
+
+/// Where hops are counted to.
+fn target(table: &Snapshot, interfaces: &[Interface]) -> Option<SocketAddr> {
+    let relays = table.relays().iter().flat_map(|relay| &relay.addresses);
+    hops::target(relays.copied(), interfaces)
 }
 
 fn open() -> nix::Result<OwnedFd> {
@@ -101,10 +113,12 @@ fn open() -> nix::Result<OwnedFd> {
     Ok(kernel)
 }
 
-/// Returns when something has changed, the host has been away, or `may_wait` says that it is time.
-fn wait(changes: &OwnedFd, may_wait: impl Fn() -> bool) {
+/// Returns when something has changed or the host has been away; until then it calls `look` now and
+/// then.
+fn wait(changes: &OwnedFd, mut look: impl FnMut()) {
     let mut awake = Awake::at(clocks());
-    while may_wait() {
+    loop {
+        look();
         if awake.look(clocks()) {
             tracing::info!("this host has been away: its networks may be others now");
             return;

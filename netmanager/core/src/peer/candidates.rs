@@ -36,6 +36,27 @@ pub struct Interface {
     pub prefix_len: u8,
 }
 
+impl Interface {
+    /// Whether an address is on the link of this interface.
+    #[must_use]
+    pub fn is_on_link(&self, ip: IpAddr) -> bool {
+        let (mine, len) = (self.address.ip(), u32::from(self.prefix_len));
+        match (mine, ip) {
+            (IpAddr::V4(mine), IpAddr::V4(ip)) => {
+                let shift = 32_u32.saturating_sub(len);
+                let mask = u32::MAX.checked_shl(shift).unwrap_or(0);
+                (u32::from(mine) ^ u32::from(ip)) & mask == 0
+            }
+            (IpAddr::V6(mine), IpAddr::V6(ip)) => {
+                let shift = 128_u32.saturating_sub(len);
+                let mask = u128::MAX.checked_shl(shift).unwrap_or(0);
+                (u128::from(mine) ^ u128::from(ip)) & mask == 0
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
 /// Why an address that a peer has named is not probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
@@ -307,23 +328,7 @@ impl Surroundings {
     }
 
     fn is_on_link(&self, ip: IpAddr) -> bool {
-        self.interfaces.iter().any(|one| {
-            let (mine, len) = (one.address.ip(), u32::from(one.prefix_len));
-            match (mine, ip) {
-                (IpAddr::V4(mine), IpAddr::V4(ip)) => {
-                    let mask = u32::MAX
-                        .checked_shl(32_u32.saturating_sub(len))
-                        .unwrap_or(0);
-                    (u32::from(mine) ^ u32::from(ip)) & mask == 0
-                }
-                (IpAddr::V6(mine), IpAddr::V6(ip)) => {
-                    let shift = 128_u32.saturating_sub(len);
-                    let mask = u128::MAX.checked_shl(shift).unwrap_or(0);
-                    (u128::from(mine) ^ u128::from(ip)) & mask == 0
-                }
-                (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-            }
-        })
+        self.interfaces.iter().any(|one| one.is_on_link(ip))
     }
 }
 
