@@ -4,22 +4,44 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use netmanager_core::peer::carrier::Carrier;
+use serde::Serialize;
 
 use super::failure::{Failure, Kind};
-use super::table::{Table, or_dash, print, print_json, rtt, span};
+use super::table::{Table, loss, number, or_dash, print, print_json, rtt, span};
 use super::{FlowsArgs, Options, userspace};
 use crate::api::inspect::FlowFilter;
 use crate::api::message::{Answer, Request};
 use crate::api::report::{FlowReport, PacketStatus, PeerReport, Status, StreamReport};
 
+/// Peers that `status` lists.
+const MAX_STATUS_PEERS: usize = 16;
+
 pub(super) fn status(options: &Options) -> Result<(), Failure> {
     let Answer::Status(status) = options.ask(&Request::Status {})? else {
         return Err(unexpected());
     };
+    // Without its packet thread a daemon has no peers to tell of, which the status says.
+    let peers = match options.ask(&Request::Peers {}) {
+        Ok(Answer::Peers(peers)) => peers,
+        Ok(_) => return Err(unexpected()),
+        Err(_) => Vec::new(),
+    };
     if options.json {
-        return Ok(print_json(&status)?);
+        return Ok(print_json(&StatusAndPeers {
+            status: &status,
+            peers: &peers,
+        })?);
     }
-    Ok(print(&status_text(&status))?)
+    let text = [status_text(&status), status_peers_text(&peers)];
+    Ok(print(&text.concat())?)
+}
+
+/// What `status --json` writes: the status, and in `peers` what `peers --json` writes.
+#[derive(Debug, Serialize)]
+struct StatusAndPeers<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    peers: &'a [PeerReport],
 }
 
 pub(super) fn peers(options: &Options) -> Result<(), Failure> {
@@ -202,9 +224,31 @@ fn packet_rows(packets: &PacketStatus, row: &mut impl FnMut(&str, String)) {
     }
 }
 
+/// The ways to the peers that are reached or wanted, as far as they fit on a screen.
+fn status_peers_text(peers: &[PeerReport]) -> String {
+    let known = || peers.iter().filter(|peer| peer.state != "unknown");
+    let mut table = Table::new(&["PEER", "STATE", "PATH", "RTT", "LOSS", "MTU"]);
+    for peer in known().take(MAX_STATUS_PEERS) {
+        table.row([
+            peer.node.clone(),
+            peer.state.clone(),
+            peer.path.to_string(),
+            rtt(peer.rtt_us),
+            loss(peer.loss_permille),
+            number(peer.mtu),
+        ]);
+    }
+    let left = known().count().saturating_sub(MAX_STATUS_PEERS);
+    match (known().count(), left) {
+        (0, _) => String::new(),
+        (_, 0) => format!("\n{}", table.text()),
+        (_, left) => format!("\n{}and {left} more: netmanager peers\n", table.text()),
+    }
+}
+
 fn peers_text(peers: &[PeerReport]) -> String {
     let mut table = Table::new(&[
-        "NODE", "STATE", "PATH", "RTT", "MIN RTT", "SENT", "RECEIVED", "REASON",
+        "NODE", "STATE", "PATH", "RTT", "MIN RTT", "LOSS", "MTU", "SENT", "RECEIVED", "REASON",
     ]);
     for peer in peers {
         table.row([
@@ -213,6 +257,8 @@ fn peers_text(peers: &[PeerReport]) -> String {
             peer.path.to_string(),
             rtt(peer.rtt_us),
             rtt(peer.min_rtt_us),
+            loss(peer.loss_permille),
+            number(peer.mtu),
             peer.sent_bytes.to_string(),
             peer.received_bytes.to_string(),
             or_dash(Some(&peer.reason)),
@@ -254,4 +300,126 @@ fn lane(flow: &FlowReport) -> String {
 
 fn endpoint(ip: IpAddr, port: u16) -> String {
     SocketAddr::new(ip, port).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::report::{PathReport, TableReport};
+
+    fn peer(node: &str) -> PeerReport {
+        PeerReport {
+            node: node.to_owned(),
+            state: "up".to_owned(),
+            path: PathReport::Direct {
+                address: "192.0.2.1:10260".parse().unwrap(),
+            },
+            reason: "lowest_rtt".to_owned(),
+            rtt_us: Some(12_345),
+            min_rtt_us: Some(9_000),
+            loss_permille: Some(15),
+            mtu: Some(1452),
+            sent_bytes: 7,
+            received_bytes: 8,
+            ..PeerReport::default()
+        }
+    }
+
+    fn words(line: &str) -> Vec<&str> {
+        line.split("  ")
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+            .collect()
+    }
+
+    #[test]
+    fn peers_are_shown_with_loss_and_mtu() {
+        let down = PeerReport {
+            node: "a/two".to_owned(),
+            state: "down".to_owned(),
+            ..PeerReport::default()
+        };
+        let text = peers_text(&[peer("a/one"), down]);
+        let lines: Vec<Vec<&str>> = text.lines().map(words).collect();
+        let way = peer("a/one").path.to_string();
+        assert_eq!(
+            lines[0],
+            [
+                "NODE", "STATE", "PATH", "RTT", "MIN RTT", "LOSS", "MTU", "SENT", "RECEIVED",
+                "REASON"
+            ]
+        );
+        assert_eq!(
+            lines[1],
+            [
+                "a/one",
+                "up",
+                &way,
+                "12.345 ms",
+                "9.000 ms",
+                "1.5 %",
+                "1452",
+                "7",
+                "8",
+                "lowest_rtt"
+            ]
+        );
+        assert_eq!(lines[2][..2], ["a/two", "down"]);
+        assert_eq!(lines[2][3..], ["-", "-", "-", "-", "0", "0", "-"]);
+    }
+
+    #[test]
+    fn the_status_lists_the_ways_to_peers_and_says_where_there_are_more() {
+        let unknown = PeerReport {
+            state: "unknown".to_owned(),
+            ..peer("a/idle")
+        };
+        assert_eq!(status_peers_text(std::slice::from_ref(&unknown)), "");
+        let text = status_peers_text(&[unknown.clone(), peer("a/one")]);
+        let lines: Vec<Vec<&str>> = text.lines().map(words).collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[0].is_empty());
+        assert_eq!(lines[1], ["PEER", "STATE", "PATH", "RTT", "LOSS", "MTU"]);
+        let way = peer("a/one").path.to_string();
+        assert_eq!(
+            lines[2],
+            ["a/one", "up", &way, "12.345 ms", "1.5 %", "1452"]
+        );
+        let many: Vec<PeerReport> = (0..20).map(|at| peer(&format!("a/n{at}"))).collect();
+        let text = status_peers_text(&[&many[..], &[unknown]].concat());
+        assert_eq!(text.lines().count(), 2 + 16 + 1, "{text}");
+        assert!(text.ends_with("\nand 4 more: netmanager peers\n"), "{text}");
+    }
+
+    #[test]
+    fn the_status_in_json_has_the_peers_beside_what_it_had() {
+        let status = Status {
+            version: "1".to_owned(),
+            pid: 1,
+            node: "a/me".to_owned(),
+            organisation: None,
+            overlay: "o".to_owned(),
+            listen: "0.0.0.0:1".parse().unwrap(),
+            uptime_ms: 1,
+            table: TableReport::default(),
+            cluster: None,
+            instances: Vec::new(),
+            names: Vec::new(),
+            nft_drops: Vec::new(),
+            gateways: None,
+            packets: None,
+            userspace: None,
+        };
+        let peers = [peer("a/one")];
+        let whole = StatusAndPeers {
+            status: &status,
+            peers: &peers,
+        };
+        let json = serde_json::to_value(whole).unwrap();
+        assert_eq!(json["node"], "a/me");
+        assert_eq!(json["peers"][0]["loss_permille"], 15);
+        assert_eq!(json["peers"][0]["mtu"], 1452);
+        let alone = serde_json::to_value(&status).unwrap();
+        assert!(alone.get("peers").is_none(), "nothing is hidden");
+    }
 }

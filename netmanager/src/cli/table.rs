@@ -67,6 +67,19 @@ pub(super) fn rtt(micros: Option<u64>) -> String {
     )
 }
 
+/// A share of packets that were lost, `-` if it is not known.
+pub(super) fn loss(permille: Option<u16>) -> String {
+    permille.map_or_else(
+        || "-".to_owned(),
+        |permille| format!("{}.{} %", permille / 10, permille % 10),
+    )
+}
+
+/// A number, `-` if there is none.
+pub(super) fn number(number: Option<u16>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
 /// A span of time in its two largest units.
 pub(super) fn span(millis: u64) -> String {
     let seconds = millis / 1000;

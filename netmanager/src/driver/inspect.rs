@@ -141,6 +141,7 @@ impl Driver {
             session_ms: entry
                 .since
                 .map(|since| millis(self.now.duration_since(since))),
+            loss_permille: session.and_then(|_| entry.loss_permille()),
             mtu: session.map(|session| session.connection.current_mtu()),
             direct: session.and_then(|session| self.direct_report(session)),
             candidates: views.iter().map(|view| self.path_candidate(view)).collect(),

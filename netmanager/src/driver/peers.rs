@@ -452,6 +452,11 @@ impl PeerEntry {
         self.session.take()
     }
 
+    /// Thousandths of the packets that were lost lately, as the packet path was told.
+    pub(super) fn loss_permille(&self) -> Option<u16> {
+        self.told?.loss_permille
+    }
+
     fn new(me: &NodeId, node: &NodeId, teardown: Duration) -> Self {
         Self {
             node: node.clone(),
