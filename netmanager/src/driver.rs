@@ -58,6 +58,8 @@ mod relays;
 mod session;
 mod showing;
 mod talk;
+#[cfg(test)]
+mod tests;
 mod transmit;
 mod tunnels;
 mod unmeasured;

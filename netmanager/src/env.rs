@@ -286,8 +286,8 @@ pub struct NftCounters {
 }
 
 impl NftCounters {
-    /// How many packets each counter has seen: in the overlay `spoofed` and `refused`, on the host
-    /// `host refused`. Runs nft, so it takes milliseconds.
+    /// How many packets each counter has seen: in the overlay `spoofed`, `refused`, `link_local` and
+    /// `multicast`, on the host `host refused`. Runs nft, so it takes milliseconds.
     ///
     /// # Errors
     /// Says so when nft cannot be run.

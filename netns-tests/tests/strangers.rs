@@ -308,6 +308,11 @@ impl<'lab> Site<'lab> {
     fn shown(&self) -> Result<Value> {
         let status = self.status()?;
         let packets = &status["packets"];
+        // The kernel's own, which nobody has to cause.
+        let noise = ["link_local", "multicast"];
+        let drops = status["nft_drops"].as_array().context("no nft_drops")?;
+        let is_noise = |drop: &&Value| noise.iter().any(|noise| drop["reason"] == *noise);
+        let drops: Vec<&Value> = drops.iter().filter(|drop| !is_noise(drop)).collect();
         let pick = |value: &Value, fields: &[&str]| -> Value {
             let fields = fields.iter().map(|field| (*field).to_owned());
             fields
@@ -336,7 +341,8 @@ impl<'lab> Site<'lab> {
             "received_bytes",
         ];
         Ok(json!({
-            "status": pick(&status, &["table", "instances", "names", "nft_drops"]),
+            "status": pick(&status, &["table", "instances", "names"]),
+            "nft_drops": drops,
             "packets": pick(packets, &["flows", "peers_up", "peers", "drops"]),
             "written": pick(&packets["traffic"], &["tun_out_packets", "tun_out_bytes"]),
             "flows": of_each("flows", &flow)?,

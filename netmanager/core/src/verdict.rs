@@ -130,6 +130,13 @@ drop_reasons! {
     ProbeOverBudget => "probe_over_budget",
     /// A QUIC packet that belongs to no session and opens none.
     QuicUnknown => "quic_unknown",
+    /// A handshake of somebody else, while there are as many sessions, or halves of them, as may be.
+    SessionTableFull => "session_table_full",
+    /// A datagram that the data socket does not take: as many wait as may, or it has no way to such
+    /// an address.
+    SocketRefused => "socket_refused",
+    /// A datagram for a peer behind a relay whose session has ended.
+    RelayGone => "relay_gone",
     /// The kernel did not take a packet written to the TUN.
     TunRefused => "tun_refused",
 }

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use netmanager_core::chunk::{Reassembler, ReassemblyLimits};
 use netmanager_core::peer::paths::{PADDED_LEN, Path, PathEvent, Paths};
 use netmanager_core::peer::punch::Punch;
 use netmanager_core::peer::{Keep, Loss};
@@ -81,6 +80,7 @@ impl Driver {
             .is_some_and(|s| s.connection.is_drained());
         if drained {
             self.io.extra.end(slot);
+            self.abandon_chunks(slot);
             self.sessions.remove(slot);
         }
     }
@@ -322,6 +322,7 @@ impl Driver {
         if let Some(With::Lane(peer)) = self.sessions.of(slot).map(|session| session.with) {
             self.lane_lost(slot, peer, code.text());
         }
+        self.abandon_chunks(slot);
         if let Some(session) = self.sessions.of_mut(slot) {
             let reason = Bytes::from_static(code.text().as_bytes());
             session
@@ -331,7 +332,6 @@ impl Driver {
             // Nothing of it is due any more but the end of the connection.
             session.paths = Paths::new(0);
             session.punch = None;
-            session.reassembler = Reassembler::new(ReassemblyLimits::default());
             self.touched.insert(slot);
         }
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use bytes::BytesMut;
+use netmanager_core::chunk::{Reassembler, ReassemblyLimits};
 use netmanager_core::peer::paths::{Path, RelayIndex};
 use netmanager_core::seal::OpenError;
 use netmanager_core::verdict::DropReason;
@@ -240,6 +241,7 @@ impl Driver {
     fn accept(&mut self, incoming: Incoming, from: Path) {
         let half_open = self.sessions.half_open();
         if half_open >= HALF_OPEN_MAX {
+            self.counters.count(DropReason::SessionTableFull);
             self.endpoint.ignore(incoming);
             return;
         }
@@ -254,6 +256,7 @@ impl Driver {
             return;
         }
         let Some(slot) = self.sessions.next_slot() else {
+            self.counters.count(DropReason::SessionTableFull);
             self.endpoint.ignore(incoming);
             return;
         };
@@ -309,6 +312,7 @@ impl Driver {
             return;
         };
         let Some(keys) = &mut session.probes else {
+            self.counters.count(DropReason::FrameUnauthenticated);
             return;
         };
         if let Err(error) = keys.opener.open(&mut frame, Probe::TAG) {
@@ -368,6 +372,16 @@ impl Driver {
             counters.add(reason, count);
         }
         self.after_plane(forwards);
+    }
+
+    /// Counts the chunks that wait for others, because their session ends.
+    pub(super) fn abandon_chunks(&mut self, slot: Slot) {
+        if let Some(session) = self.sessions.of_mut(slot) {
+            let new = Reassembler::new(ReassemblyLimits::default());
+            let former = std::mem::replace(&mut session.reassembler, new);
+            self.counters
+                .add(DropReason::ChunkIncomplete, former.waiting());
+        }
     }
 
     /// Where a relay with this index is, if it is known.

@@ -85,14 +85,15 @@ impl Driver {
 
     fn drop_counters(&self) -> impl Iterator<Item = DropCounter> + '_ {
         DropReason::ALL.iter().map(|reason| {
-            let refused = if *reason == DropReason::TunRefused {
-                self.io.tun_refused()
-            } else {
-                0
-            };
+            let core = self.plane.counters().of(*reason) + self.counters.of(*reason);
+            let refused = [
+                (DropReason::TunRefused, self.io.tun_refused()),
+                (DropReason::SocketRefused, self.io.socket_refused()),
+            ];
+            let mut refused = refused.iter().filter(|(of, _)| of == reason);
             DropCounter {
                 reason: reason.word().to_owned(),
-                packets: self.plane.counters().of(*reason) + self.counters.of(*reason) + refused,
+                packets: core + refused.next().map_or(0, |(_, count)| *count),
             }
         })
     }

@@ -29,6 +29,7 @@ pub(super) struct Io {
     pub(super) tunnels: Tunnels,
     blocked: VecDeque<Blocked>,
     tun_refused: u64,
+    socket_refused: u64,
 }
 
 #[derive(Debug)]
@@ -48,6 +49,7 @@ impl Io {
             tunnels: Tunnels::new()?,
             blocked: VecDeque::new(),
             tun_refused: 0,
+            socket_refused: 0,
         })
     }
 
@@ -70,21 +72,28 @@ impl Io {
         contents: &[u8],
         segment_size: usize,
     ) {
-        if contents.is_empty() || !self.socket.reaches(destination) {
+        if !self.socket.reaches(destination) {
+            self.refuse(contents, segment_size);
             return;
         }
-        let sent = if let Some(socket) = self.extra.towards(destination) {
-            // Where the kernel has no room the network might have had none.
-            let _ = socket.send(destination, contents, segment_size);
-            Sent::Done
+        if contents.is_empty() {
+            return;
+        }
+        let extra = self.extra.towards(destination);
+        let is_extra = extra.is_some();
+        let sent = if let Some(socket) = extra {
+            socket.send(destination, contents, segment_size)
         } else if self.blocked.is_empty() {
             self.socket.send(destination, contents, segment_size)
         } else {
             Sent::Blocked(0)
         };
         let rest = self.count_sent(sent, contents, segment_size);
-        // Without room it goes as the network might have lost it.
-        if !rest.is_empty() && self.blocked.len() < MAX_BLOCKED {
+        // Without room it goes as the network might have lost it; what a spray's socket has none for
+        // is not kept at all.
+        if is_extra || self.blocked.len() >= MAX_BLOCKED {
+            self.refuse(rest, segment_size);
+        } else if !rest.is_empty() {
             self.blocked.push_back(Blocked {
                 destination,
                 contents: rest.to_vec(),
@@ -139,6 +148,15 @@ impl Io {
         self.traffic.socket_out_datagrams += taken.div_ceil(segment_size) as u64;
         self.traffic.socket_out_bytes += taken as u64;
         contents.get(taken..).unwrap_or_default()
+    }
+
+    fn refuse(&mut self, contents: &[u8], segment_size: usize) {
+        self.socket_refused += contents.len().div_ceil(segment_size.max(1)) as u64;
+    }
+
+    /// Datagrams that the data socket did not take.
+    pub(super) const fn socket_refused(&self) -> u64 {
+        self.socket_refused
     }
 
     /// Writes one packet to the TUN behind its header.

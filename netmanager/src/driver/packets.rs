@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use netmanager_core::dataplane::{DataPlane, Target};
 use netmanager_core::table::PeerId;
-use netmanager_core::verdict::Verdict;
+use netmanager_core::verdict::{DropReason, Verdict};
 use netmanager_core::vnet::{VNET_HEADER_LEN, VnetHeader};
 
 use super::Driver;
@@ -87,6 +87,7 @@ impl Driver {
             return;
         };
         let Some((header, packet)) = read.split_first_chunk_mut::<VNET_HEADER_LEN>() else {
+            self.counters.count(DropReason::Malformed);
             return;
         };
         self.io.traffic.tun_in_packets += 1;

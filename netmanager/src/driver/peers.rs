@@ -104,6 +104,8 @@ impl Driver {
             self.forget_lane_peer(id);
             self.forget_fast(id);
             if let Some(entry) = self.peers.remove(&id) {
+                let waiting = entry.queue.len() + entry.unmeasured.len();
+                self.counters.add(DropReason::PeerUnreachable, waiting);
                 for slot in entry.session.into_iter().chain(entry.dialling) {
                     self.close(slot, CloseCode::UnknownNode);
                 }

@@ -71,6 +71,10 @@ impl Queue {
         self.front().map(|parked| parked.since + MAX_WAIT)
     }
 
+    pub(super) fn len(&self) -> u64 {
+        self.packets.len() as u64
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }

@@ -120,10 +120,13 @@ impl Driver {
         match path {
             Path::Direct(address) => self.io.send(address, bytes, segment_size),
             Path::Relay { relay, peer } => {
+                let count = bytes.len().div_ceil(segment_size.max(1)) as u64;
                 let Some(relay) = self.relays.iter_mut().find(|entry| entry.index == relay) else {
+                    self.counters.add(DropReason::RelayGone, count);
                     return;
                 };
                 let (Some(address), Some((link, keys))) = (relay.address(), relay.sending()) else {
+                    self.counters.add(DropReason::RelayGone, count);
                     return;
                 };
                 let mut frames = std::mem::take(&mut self.frames);
@@ -140,6 +143,7 @@ impl Driver {
                     let frame = frames.get_mut(at..).unwrap_or_default();
                     if keys.sealer.seal(frame, RelayHeader::TAG).is_err() {
                         frames.truncate(at);
+                        self.counters.count(DropReason::RelayGone);
                     }
                 }
                 self.io

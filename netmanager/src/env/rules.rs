@@ -35,6 +35,8 @@ pub(super) fn overlay_table(config: &EnvConfig, table: &str) -> String {
         "table inet {table} {{
  counter {SPOOFED} {{ }}
  counter {REFUSED} {{ }}
+ counter {LINK_LOCAL} {{ }}
+ counter {MULTICAST} {{ }}
  set source4 {{ type ifname . ipv4_addr; {source4} }}
  set source6 {{ type ifname . ipv6_addr; {source6} }}
  chain source {{
@@ -42,7 +44,7 @@ pub(super) fn overlay_table(config: &EnvConfig, table: &str) -> String {
   iifname {{ \"lo\", \"{TUN_DEVICE}\" }} accept
 {host_sources}  iifname \"{UPLINK_DEVICE}\" accept
   ip6 saddr {{ ::, fe80::/10 }} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
-  ip6 saddr {{ ::, fe80::/10 }} drop
+  ip6 saddr {{ ::, fe80::/10 }} counter name {LINK_LOCAL} drop
   iifname . ip saddr @source4 accept
   iifname . ip6 saddr @source6 accept
   counter name {SPOOFED} drop
@@ -53,7 +55,7 @@ pub(super) fn overlay_table(config: &EnvConfig, table: &str) -> String {
  }}
  chain untracked_out {{
   type filter hook output priority -300; policy accept;
-  oifname \"{TUN_DEVICE}\" ip6 daddr ff00::/8 drop
+  oifname \"{TUN_DEVICE}\" ip6 daddr ff00::/8 counter name {MULTICAST} drop
   notrack
  }}
  chain input {{
@@ -79,6 +81,13 @@ const SPOOFED: &str = "spoofed";
 
 /// The name of the counter of packets that may not go where they want to.
 const REFUSED: &str = "refused";
+
+/// The name of the counter of IPv6 packets of an instance's link that are for its neighbours, such as
+/// those that look for routers.
+const LINK_LOCAL: &str = "link_local";
+
+/// The name of the counter of the kernel's own multicast that would go to the TUN.
+const MULTICAST: &str = "multicast";
 
 fn source_elements(config: &EnvConfig, v6: bool) -> String {
     let elements: Vec<String> = config

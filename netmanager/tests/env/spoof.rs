@@ -85,6 +85,12 @@ fn foreign_sources_reach_neither_the_tun_nor_the_resolver() {
             }
         }
         assert_eq!(counted(&overlay, "spoofed", sent), sent);
+        // What is for neighbours goes nowhere either; the kernel sends some of it itself.
+        let neighbour = "fe80::7".parse().unwrap();
+        in_instance(&name, 0, || {
+            send_from(neighbour, "fdff::11".parse().unwrap());
+        });
+        assert!(counted(&overlay, "link_local", 1) >= 1);
         // An honest one gets through, so the way was open; it is also the first to arrive.
         for (socket, source, resolver) in [
             (&sockets.udp[0], "10.30.0.10", IpAddr::V4(RESOLVER_V4)),

@@ -80,6 +80,16 @@ impl Incomplete {
         self.missing == 0
     }
 
+    /// How many of its chunks have come.
+    pub(super) fn come(&self) -> u64 {
+        let come = self.count().saturating_sub(self.missing);
+        u64::try_from(come).unwrap_or(u64::MAX)
+    }
+
+    fn count(&self) -> usize {
+        usize::from(self.header.total).div_ceil(usize::from(self.header.chunk_len))
+    }
+
     pub(super) fn into_buffer(self) -> Vec<u8> {
         self.buffer
     }
@@ -147,7 +157,7 @@ impl Incomplete {
     /// Delivers what can be of a packet that will not be complete. The result is how many chunks
     /// had come in vain.
     pub(super) fn deliver_runs(&mut self, out: &mut Out<'_>) -> u64 {
-        let count = usize::from(self.header.total).div_ceil(usize::from(self.header.chunk_len));
+        let count = self.count();
         let mut in_vain = 0;
         let mut at = 0;
         let template_len = usize::from(self.header.template_len);

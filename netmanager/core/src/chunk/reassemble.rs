@@ -147,6 +147,13 @@ impl Reassembler {
         self.incomplete.len()
     }
 
+    /// How many chunks wait for others of their packets. With the session they are lost.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        let come = self.incomplete.iter().map(Incomplete::come);
+        come.sum()
+    }
+
     fn whole(
         &mut self,
         needs_csum: bool,
