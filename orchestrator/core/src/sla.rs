@@ -30,6 +30,9 @@
 //! | `privileged`, `volumes`, `sla_violation_strategy`, `state`, `args` | refused unless false or empty |
 //! | `lane`, `accept`, `scheduler` | ours: `auto`, `l3`, `l4`; `late`, `early`; the name of a scheduler that there is |
 //!
+//! What travels to clusters and workers is bounded besides: `code`, `arch`, `cmd`, `environment`,
+//! `port` and `constraints` in number and bytes, by `bounds`.
+//!
 //! # The slides' form
 //!
 //! One bare microservice or an array of them. Tolerated there: `port` as a number (the same port
@@ -55,6 +58,7 @@ mod read;
 
 mod check;
 
+mod bounds;
 mod lanes;
 mod parts;
 

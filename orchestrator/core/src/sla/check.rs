@@ -14,7 +14,7 @@ use weald_proto::spec::{Resources, ServiceSpec};
 
 use super::fault::{Fault, Faults, SlaError};
 use super::read::{self, Form};
-use super::{ApplicationDraft, Context, MAX_SERVICES, ServiceDraft, lanes, parts};
+use super::{ApplicationDraft, Context, MAX_SERVICES, ServiceDraft, bounds, lanes, parts};
 
 /// Checks one SLA.
 pub(super) struct Checker<'a> {
@@ -159,6 +159,7 @@ impl<'a> Checker<'a> {
         self.count += 1;
         let as_written = written.clone();
         self.refused(path, &written, form);
+        bounds::check(path, &written, &mut self.faults);
         let at = |key: &str| format!("{path}.{key}");
         let label = self.label(&at("microservice_name"), written.name, form);
         let namespace = self.label(&at("microservice_namespace"), written.namespace, form);

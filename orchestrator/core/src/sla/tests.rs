@@ -514,6 +514,36 @@ fn each_wrong_field_is_reported_in_full() {
                 "{S}.connectivity[0].con_constraints[0].type: unknown constraint \"latncy\"; allowed are latency, bandwidth, geo; did you mean \"latency\"?"
             ),
         ),
+        (
+            "cmd",
+            json!(vec!["x"; 1025]),
+            format!("{S}.cmd: has 1025 words; at most 256 are allowed"),
+        ),
+        (
+            "environment",
+            json!([format!("A={}", "x".repeat(70_000))]),
+            format!("{S}.environment: has 70002 bytes; at most 65536 are allowed"),
+        ),
+        (
+            "code",
+            json!("x".repeat(4097)),
+            format!("{S}.code: has 4097 bytes; at most 4096 are allowed"),
+        ),
+        (
+            "port",
+            json!(
+                (1..=257)
+                    .map(|port| format!(":{port}"))
+                    .collect::<Vec<_>>()
+                    .join(";")
+            ),
+            format!("{S}.port: has 257 ports; at most 256 are allowed"),
+        ),
+        (
+            "constraints",
+            json!([{"type":"clusters","allowed":vec!["c"; 257]}]),
+            format!("{S}.constraints[0].allowed: has 257 clusters; at most 256 are allowed"),
+        ),
     ];
     for (key, value, expected) in cases {
         assert_eq!(faults(&with(SERVICE, key, value)), [expected], "{key}");
