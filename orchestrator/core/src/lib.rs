@@ -23,6 +23,7 @@ mod resources;
 pub mod schedule;
 
 pub mod explain;
+pub mod words;
 
 pub mod interests;
 

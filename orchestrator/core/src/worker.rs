@@ -27,6 +27,7 @@ use weald_proto::spec::ServiceSpec;
 use crate::Now;
 use crate::record::{Record, RecordError, Write};
 use crate::sync::{Action, Duties, Duty, Kept, Outcome, Reporter};
+use crate::words::{MAX_DETAIL, cut};
 
 pub use step::{Effect, Input, RuntimeEvent, Step, Work};
 
@@ -387,6 +388,7 @@ impl Worker {
         (phase, status, detail): (Phase, Option<i32>, String),
         step: &mut Step,
     ) -> Result<(), RecordError> {
+        let detail = cut(detail, MAX_DETAIL);
         let mut report = self.report(instance, generation, phase, &detail);
         report.exit_status = status;
         let ended = Ended {

@@ -7,6 +7,8 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use orchestrator_core::words;
+
 /// The newer file, in the folder of a life.
 const NEW: &str = "log";
 /// The older file.
@@ -66,7 +68,8 @@ impl Log {
     }
 }
 
-/// The last lines of the log in `folder`, oldest first.
+/// The last lines of the log in `folder`, oldest first; of long ones their beginnings, and no more
+/// than one message holds.
 pub(super) fn tail(folder: &Path, lines: u32) -> io::Result<Vec<String>> {
     let lines = usize::try_from(lines).unwrap_or(usize::MAX);
     let (mut text, mut whole) = end_of(&folder.join(NEW), MAX_TAIL_BYTES)?;
@@ -83,7 +86,8 @@ pub(super) fn tail(folder: &Path, lines: u32) -> io::Result<Vec<String>> {
     let cut = usize::from(!whole && all.len() > 1);
     let first = all.len().saturating_sub(lines).max(cut);
     let shown = all.into_iter().skip(first);
-    Ok(shown.map(ToOwned::to_owned).collect())
+    let shown = shown.map(ToOwned::to_owned).collect();
+    words::log(Ok(shown)).map_err(io::Error::other)
 }
 
 /// The last bytes of a file, and whether they are all of it; no file is an empty one.
@@ -110,6 +114,10 @@ fn append(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use orchestrator_core::words::{MAX_LINE, MAX_LOG};
+    use weald_proto::codec::Message as _;
+    use weald_proto::control::WorkerToCluster;
+
     use super::*;
 
     fn size(folder: &Path) -> u64 {
@@ -144,6 +152,51 @@ mod tests {
         assert_eq!(tail(folder.path(), 9).unwrap(), ["one", "two", "\u{fffd}"]);
         assert_eq!(tail(folder.path(), 1).unwrap(), ["\u{fffd}"]);
         assert_eq!(tail(folder.path(), 0).unwrap(), [""; 0]);
+    }
+
+    /// Whether the worker can say so to its cluster.
+    fn travels(lines: &[String]) {
+        let lines = Ok(lines.to_vec());
+        let request = u64::MAX;
+        let answer = WorkerToCluster::Logs { request, lines };
+        let bytes = answer.encode().unwrap();
+        assert_eq!(WorkerToCluster::decode(&bytes), Ok(answer));
+    }
+
+    #[test]
+    fn a_line_that_no_message_holds_is_cut() {
+        for byte in [b'x', 0xff] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut log = Log::open(folder.path(), 10 << 20).unwrap();
+            log.add(b"first\n");
+            log.add(&vec![byte; 300_000]);
+            // What is read begins within the long line.
+            let lines = tail(folder.path(), u32::MAX).unwrap();
+            travels(&lines);
+            assert_eq!(lines.len(), 1);
+            assert!(lines[0].ends_with('…') && lines[0].len() <= MAX_LINE);
+            log.add(b"\nlast\n");
+            assert_eq!(tail(folder.path(), u32::MAX).unwrap(), ["last"]);
+        }
+    }
+
+    #[test]
+    fn lines_that_are_not_text_grow_and_still_fit_into_one_message() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = Log::open(folder.path(), 10 << 20).unwrap();
+        let mut line = vec![0xff; 200_000];
+        line.push(b'\n');
+        log.add(b"first\n");
+        log.add(&line);
+        let lines = tail(folder.path(), 2).unwrap();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[1].starts_with('\u{fffd}') && lines[1].ends_with('…'));
+        travels(&lines);
+        // As many lines as there can be: no message has so many.
+        log.add(&vec![b'\n'; 200_000]);
+        let lines = tail(folder.path(), u32::MAX).unwrap();
+        assert!(lines.iter().map(String::len).sum::<usize>() <= MAX_LOG);
+        travels(&lines);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::addresses::Holder;
 use crate::record::{RecordError, Write};
 use crate::schedule::{self, ReserveError};
 use crate::sync::{Duty, Want};
+use crate::words::refused;
 use crate::worker::Work;
 
 /// How many logs are waited for: more than users read at once. Then the oldest is not waited for.
@@ -58,11 +59,7 @@ impl Cluster {
         let mut attempt = Attempt::new(now.elapsed);
         let placed = self.place(&instance, generation, &spec, &mut attempt, now);
         let Some((node, instance_ip)) = placed else {
-            step.tell_root(ClusterToRoot::Refused {
-                instance,
-                generation,
-                refusals: attempt.refusals,
-            });
+            step.tell_root(refused(instance, generation, attempt.refusals));
             return Ok(());
         };
         self.leave_former(&instance, &node, step)?;
@@ -213,11 +210,7 @@ impl Cluster {
         step.writes
             .push(Write::delete(state::DUTY, instance.to_string()));
         self.forget_placement(instance, now, step)?;
-        step.tell_root(ClusterToRoot::Refused {
-            instance: instance.clone(),
-            generation,
-            refusals: attempt.refusals,
-        });
+        step.tell_root(refused(instance.clone(), generation, attempt.refusals));
         Ok(())
     }
 

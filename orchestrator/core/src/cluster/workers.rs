@@ -16,6 +16,7 @@ use crate::addresses::Holder;
 use crate::lifecycle::is_over;
 use crate::record::{RecordError, Write};
 use crate::sync::Want;
+use crate::words;
 use crate::worker::Work;
 
 /// How often at most it is said of one worker that it says what is not so.
@@ -241,6 +242,8 @@ impl Cluster {
         match self.logs.get(&request) {
             Some(asked) if asked.node == *node => {
                 let request = asked.of_root;
+                // A worker may send more than this cluster could pass on.
+                let lines = words::log(lines);
                 step.tell_root(ClusterToRoot::Logs { request, lines });
             }
             Some(asked) => {

@@ -7,6 +7,7 @@ use weald_proto::control::{Generation, InstanceReport, Phase};
 use weald_proto::name::InstanceId;
 
 use super::REPEAT;
+use crate::words::{MAX_DETAIL, cut};
 
 /// A report that is to be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,8 +45,9 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Says from now on that an instance is so.
-    pub fn set(&mut self, report: InstanceReport) {
+    /// Says from now on that an instance is so; of a long detail only what a report has room for.
+    pub fn set(&mut self, mut report: InstanceReport) {
+        report.detail = cut(report.detail, MAX_DETAIL);
         self.version += 1;
         self.changed = true;
         let item = Item {

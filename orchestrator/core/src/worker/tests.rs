@@ -32,6 +32,55 @@ fn capacity() -> NodeCapacity {
     }
 }
 
+/// The reports among the effects, as a cluster gets them: through the codec.
+fn heard(effects: &[Effect]) -> Vec<InstanceReport> {
+    use weald_proto::codec::Message as _;
+    let said = effects.iter().filter_map(|effect| match effect {
+        Effect::Send(message) => Some(WorkerToCluster::decode(&message.encode().unwrap()).unwrap()),
+        Effect::Start { .. }
+        | Effect::Await { .. }
+        | Effect::Stop { .. }
+        | Effect::ReadLogs { .. }
+        | Effect::Incompatible { .. } => None,
+    });
+    let reports = said.filter_map(|message| match message {
+        WorkerToCluster::Report { instances, .. } => Some(instances),
+        WorkerToCluster::Hello { .. }
+        | WorkerToCluster::Heartbeat { .. }
+        | WorkerToCluster::Rejected { .. }
+        | WorkerToCluster::Logs { .. }
+        | WorkerToCluster::Renew(_) => None,
+    });
+    reports.flatten().collect()
+}
+
+/// A detail that no message could hold, cut behind its last character that fits.
+fn assert_cut(reports: &[InstanceReport], phase: Phase) {
+    let [report] = reports else {
+        panic!("{reports:?}");
+    };
+    assert_eq!(report.phase, phase);
+    assert!(report.detail.starts_with("üü") && report.detail.ends_with("ü…"));
+    assert!(report.detail.len() <= MAX_DETAIL, "{}", report.detail.len());
+}
+
+#[test]
+fn however_long_a_detail_is_a_report_holds_it() {
+    let long = || "ü".repeat(100_000);
+    let mut world = World::new();
+    world.welcome();
+    world.deploy(1, 1, spec());
+    let effects = world.runtime(1, 1, RuntimeEvent::Quiet(long()));
+    assert_cut(&heard(&effects), Phase::Creating);
+    let effects = world.runtime(1, 1, RuntimeEvent::NotStarted(long()));
+    assert_cut(&heard(&effects), Phase::Failed);
+    // It is kept as it was told, and told again by the next one.
+    let kept = world.disk.values().map(Vec::len).max().unwrap();
+    assert!(kept < 4 * MAX_DETAIL, "{kept} bytes are kept");
+    world.restart();
+    assert_cut(&heard(&world.welcome()), Phase::Failed);
+}
+
 /// A worker with a disk that is written as its steps say.
 struct World {
     worker: Worker,
