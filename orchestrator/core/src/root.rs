@@ -432,13 +432,14 @@ impl Root {
         if given_back && report.generation == instance.life.generation() {
             return self.take_back(cluster, report, now, step);
         }
+        // Usage is not kept: what differs in nothing else is known.
+        instance.usage = (report.cpu_percent, report.memory_mib);
+        let before = instance.clone();
         if let Err(error) = instance.life.hear(report.generation, report.phase) {
             let text = format!("cluster {cluster}: {}: {error}", report.instance);
             step.effects.push(Effect::Fault(text));
             return Ok(());
         }
-        instance.usage = (report.cpu_percent, report.memory_mib);
-        let before = instance.clone();
         instance.detail.clone_from(&report.detail);
         instance.node.clone_from(&report.node);
         instance.instance_ip = report.instance_ip;
@@ -448,7 +449,7 @@ impl Root {
         if taken {
             self.record_taken(&report.instance, now);
         }
-        if !known || taken || report.phase != before.phase() {
+        if !known || taken {
             self.keep_instance(&report.instance, step)?;
         }
         Ok(())

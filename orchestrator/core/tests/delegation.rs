@@ -10,6 +10,8 @@ mod support {
     pub(crate) mod names;
 }
 
+#[path = "placing/kept.rs"]
+mod kept;
 #[path = "placing/leftovers.rs"]
 mod leftovers;
 #[path = "placing/lies.rs"]
@@ -314,6 +316,7 @@ impl Tiers {
         for effect in step.effects {
             match effect {
                 root::Effect::ToCluster(name, message) => {
+                    message.encode().unwrap();
                     let input = cluster::Input::Root(message);
                     self.queue.push_back(Event::Cluster(name, input));
                 }
@@ -329,10 +332,12 @@ impl Tiers {
         for effect in step.effects {
             match effect {
                 cluster::Effect::ToRoot(message) => {
+                    message.encode().unwrap();
                     let input = root::Input::Cluster(name.clone(), message);
                     self.queue.push_back(Event::Root(input));
                 }
                 cluster::Effect::ToWorker(node, message) => {
+                    message.encode().unwrap();
                     let id = NodeId::new(name.clone(), node);
                     let input = worker::Input::Message(message);
                     self.queue.push_back(Event::Worker(id, input));
@@ -382,6 +387,7 @@ impl Tiers {
             }
         }
         for message in said {
+            message.encode().unwrap();
             let input = cluster::Input::Worker(id.name.clone(), message);
             self.queue
                 .push_back(Event::Cluster(id.cluster.clone(), input));

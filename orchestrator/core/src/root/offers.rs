@@ -169,13 +169,11 @@ impl Root {
             .collect();
         let Ranking { order, refusals } = rank(spec, &left);
         let Some(cluster) = order.into_iter().next() else {
-            if !refusals.is_empty() {
-                self.record(id, refusals, None, now);
-            }
+            let news = !refusals.is_empty() && self.record(id, refusals, None, now);
             if let Some(attempt) = self.attempts.get_mut(id) {
                 attempt.next = now.elapsed + RETRY;
             }
-            return self.let_wait(id, step);
+            return self.let_wait(id, news, step);
         };
         let generation = self.next_generation();
         let Some(instance) = self.instances.get_mut(id) else {
@@ -198,8 +196,13 @@ impl Root {
         Ok(())
     }
 
-    /// No cluster is asked for now.
-    fn let_wait(&mut self, id: &InstanceId, step: &mut Step) -> Result<(), RecordError> {
+    /// No cluster is asked for now. With `news` there are reasons that are not kept yet.
+    fn let_wait(
+        &mut self,
+        id: &InstanceId,
+        news: bool,
+        step: &mut Step,
+    ) -> Result<(), RecordError> {
         let had = self.instances.get(id).map(Instance::phase);
         // One that a cluster had and has given back waits in a new life: whoever takes root up again
         // knows by its phase that somebody is to be asked.
@@ -212,7 +215,7 @@ impl Root {
             // Generations only grow, so this one is larger than any that it had.
             let _ = instance.life.renew(generation);
             instance.node = None;
-        } else if instance.detail == waits && instance.cluster.is_none() {
+        } else if !news && instance.detail == waits && instance.cluster.is_none() {
             return Ok(());
         }
         instance.cluster = None;
@@ -239,14 +242,22 @@ impl Root {
             .map_or(0, |instance| instance.life.generation())
     }
 
-    fn record(&mut self, id: &InstanceId, refusals: Vec<Refusal>, taken: Option<String>, now: Now) {
+    /// Records what became of an attempt; says whether that is to be kept.
+    fn record(
+        &mut self,
+        id: &InstanceId,
+        refusals: Vec<Refusal>,
+        taken: Option<String>,
+        now: Now,
+    ) -> bool {
         let Some(instance) = self.instances.get_mut(id) else {
-            return;
+            return false;
         };
         let last = instance.history.attempts().last();
         let same = last.is_some_and(|it| it.refusals == refusals && it.taken == taken);
         // The same reasons once more say nothing new.
-        if !same || taken.is_some() {
+        let news = !same || taken.is_some();
+        if news {
             instance.history.record(explain::Attempt {
                 generation: instance.life.generation(),
                 at: now.unix,
@@ -254,6 +265,7 @@ impl Root {
                 taken,
             });
         }
+        news
     }
 
     pub(super) fn record_taken(&mut self, id: &InstanceId, now: Now) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use orchestrator_core::addresses::Holder;
 use orchestrator_core::cluster::Cluster;
-use orchestrator_core::root::Root;
+use orchestrator_core::root::{Instance, Root};
 use orchestrator_core::worker::Worker;
 use weald_proto::control::{Generation, Phase};
 use weald_proto::name::InstanceId;
@@ -40,6 +40,39 @@ impl World {
     pub(super) fn check_now(&mut self) {
         let fault = self.check_owners().err();
         self.fault = self.fault.take().or(fault);
+    }
+
+    /// Root has on its disk what it knows of instances: whatever it has acknowledged, and why each is
+    /// where it is. Who sends before it persists is found out elsewhere.
+    pub(super) fn check_root_disk(&self) -> Result<(), String> {
+        let process = &self.processes[&Who::Root];
+        if process.down.is_some() {
+            return Ok(());
+        }
+        let kept = process.kept(self.at());
+        let Machine::Root(kept) = &kept else {
+            return Err("root's disk is another's".to_owned());
+        };
+        // Usage is not kept.
+        let known = |root: &Root| -> Vec<Instance> {
+            let instances = root.instances().cloned();
+            let without = instances.map(|it| Instance {
+                usage: (0.0, 0),
+                ..it
+            });
+            without.collect()
+        };
+        let (told, kept) = (known(self.root()), known(kept));
+        if told.len() != kept.len() {
+            let (told, kept) = (told.len(), kept.len());
+            return Err(format!("root knows {told} instances, and keeps {kept}"));
+        }
+        for (told, kept) in told.iter().zip(&kept) {
+            if told != kept {
+                return Err(format!("root knows {told:?}, and keeps {kept:?}"));
+            }
+        }
+        Ok(())
     }
 
     fn check_owners(&self) -> Result<(), String> {

@@ -125,6 +125,11 @@ impl Process {
         effects.into_iter().map(|effect| (effect, None)).collect()
     }
 
+    /// What it would be if it was started from its disk.
+    pub(crate) fn kept(&self, now: Now) -> Machine {
+        restore(self.who, &self.disk.records(), now).0
+    }
+
     pub(crate) fn next_due(&self) -> Option<Duration> {
         match &self.machine {
             Machine::Root(root) => root.next_due(),

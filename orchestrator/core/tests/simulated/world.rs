@@ -22,6 +22,8 @@ use crate::support::random::Random;
 /// what breaks later.
 const CHAOS_MS: (u64, u64) = (5_000, 75_000);
 const CALM: Duration = Duration::from_secs(45);
+/// How often it is looked what root has on its disk.
+const DISK_EVERY: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(100);
 /// Batches of inputs that a process handles in one tick.
 const BATCHES: u32 = 20;
@@ -98,7 +100,7 @@ impl World {
         world
     }
 
-    fn at(&self) -> Now {
+    pub(super) fn at(&self) -> Now {
         Now {
             elapsed: self.now,
             unix: 1_800_000_000 + self.now.as_secs(),
@@ -116,14 +118,21 @@ impl World {
     /// What went wrong, and when.
     pub(crate) fn run(mut self) -> Result<u32, String> {
         let chaos = Duration::from_millis(CHAOS_MS.0 + self.random.below(CHAOS_MS.1 - CHAOS_MS.0));
+        let mut looked = Duration::ZERO;
         while self.now < chaos + CALM {
             self.chaos = self.now < chaos;
             self.step();
             self.check_now();
+            if self.now >= looked + DISK_EVERY {
+                looked = self.now;
+                let fault = self.check_root_disk().err();
+                self.fault = self.fault.take().or(fault);
+            }
             if let Some(fault) = self.fault.take() {
                 return Err(format!("at {:?}: {fault}", self.now));
             }
         }
+        self.check_root_disk()?;
         self.check_end()?;
         Ok(self.crashes)
     }
