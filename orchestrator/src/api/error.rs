@@ -130,7 +130,9 @@ impl From<CallError> for ApiError {
             CallError::Command(
                 CommandError::Exists { .. }
                 | CommandError::Taken { .. }
-                | CommandError::Revoked { .. },
+                | CommandError::Revoked { .. }
+                | CommandError::TooManyRevoked(_)
+                | CommandError::Untold(_),
             ) => Self::new(StatusCode::CONFLICT, message),
             CallError::Command(CommandError::Addresses { .. } | CommandError::TooMany { .. }) => {
                 Self::unprocessable(message)

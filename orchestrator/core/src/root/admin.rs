@@ -6,10 +6,14 @@ use weald_proto::control::{Phase, RootToCluster};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::statement::{Revocations, Statement};
 
+use super::state;
 use super::{ClusterState, CommandError, Distrusted, Effect, ONLY, Root, Step};
-use super::{signed_or_fault, state};
 use crate::Now;
-use crate::record::{RecordError, Write};
+use crate::record::Write;
+
+/// How many keys may be revoked one by one. The signed list has at most 64 KiB, some 1,900 keys; what
+/// is left is for clusters and organisations, each of which stands for many.
+const MAX_SINGLE_KEYS: usize = 1500;
 
 impl Root {
     pub(super) fn add_cluster(
@@ -65,9 +69,9 @@ impl Root {
         let known = self.clusters.get(name);
         let known = known.ok_or_else(|| CommandError::unknown("cluster", name))?;
         let key = self.trust.key_hash(&known.key);
+        self.distrust(Some(key), None, step)?;
         // Its blocks will be others', so nobody may believe what it has signed.
         self.withdraw_grant(name, now, step);
-        self.distrust(vec![key], None, step)?;
         self.clusters.remove(name);
         step.writes
             .push(Write::delete(state::CLUSTER, name.to_string()));
@@ -105,27 +109,27 @@ impl Root {
     /// Has everybody distrust somebody: clusters and their nodes are told, and cut who it is.
     pub(super) fn revoke(&mut self, who: Distrusted, step: &mut Step) -> Result<(), CommandError> {
         match who {
-            Distrusted::Key(key) => self.distrust(vec![key], None, step)?,
+            Distrusted::Key(key) => self.distrust_one(key, step)?,
             Distrusted::Node(node) => {
                 let key = self.key_of(&node)?;
-                self.distrust(vec![key], None, step)?;
+                self.distrust_one(key, step)?;
             }
             Distrusted::Cluster(name) => {
                 let known = self.clusters.get(&name);
                 let known = known.ok_or_else(|| CommandError::unknown("cluster", &name))?;
                 let key = self.trust.key_hash(&known.key);
-                self.distrust(vec![key], None, step)?;
+                self.distrust(Some(key), None, step)?;
                 let text = format!("cluster {name} is revoked");
                 step.effects.push(Effect::CloseCluster(name, text));
             }
             Distrusted::Organisation(organisation) => {
+                self.distrust(None, Some(organisation.clone()), step)?;
                 let services = self.services.values();
                 let own = services.filter(|it| it.spec.organisation == organisation);
                 let own: Vec<_> = own.map(|it| it.spec.name.clone()).collect();
                 for service in own {
                     self.undeploy_all(&service, step)?;
                 }
-                self.distrust(Vec::new(), Some(organisation), step)?;
             }
         }
         Ok(())
@@ -162,30 +166,42 @@ impl Root {
         Ok(known.key)
     }
 
+    /// Distrusts a key that is nobody else's: a node's, or whatever an operator names.
+    fn distrust_one(&mut self, key: [u8; 32], step: &mut Step) -> Result<(), CommandError> {
+        let known = self.revocations.keys.len();
+        if known >= MAX_SINGLE_KEYS && !self.revocations.keys.contains(&key) {
+            return Err(CommandError::TooManyRevoked(known));
+        }
+        self.distrust(Some(key), None, step)
+    }
+
+    /// Adds to the list of the revoked and tells it, or changes nothing: a list that cannot be signed
+    /// would never be told.
     fn distrust(
         &mut self,
-        keys: Vec<[u8; 32]>,
+        key: Option<[u8; 32]>,
         organisation: Option<Organisation>,
         step: &mut Step,
-    ) -> Result<(), RecordError> {
-        self.revocations.epoch += 1;
-        for key in keys {
-            if !self.revocations.keys.contains(&key) {
-                self.revocations.keys.push(key);
-            }
+    ) -> Result<(), CommandError> {
+        let mut revocations = self.revocations.clone();
+        revocations.epoch += 1;
+        if let Some(key) = key
+            && !revocations.keys.contains(&key)
+        {
+            revocations.keys.push(key);
         }
         if let Some(organisation) = organisation
-            && !self.revocations.organisations.contains(&organisation)
+            && !revocations.organisations.contains(&organisation)
         {
-            self.revocations.organisations.push(organisation);
+            revocations.organisations.push(organisation);
         }
+        let statement = Statement::Revocations(revocations.list());
+        let signed = self.trust.sign(&statement).map_err(CommandError::Untold)?;
+        self.revocations = revocations;
         let key = ONLY.to_owned();
         let stored = Write::put(state::REVOCATIONS, key, &self.revocations)?;
         step.writes.push(stored);
-        let statement = Statement::Revocations(self.revocations.list());
-        if let Some(signed) = signed_or_fault(self.trust.sign(&statement), step) {
-            self.tell_greeted(&RootToCluster::Revocations(signed), step);
-        }
+        self.tell_greeted(&RootToCluster::Revocations(signed), step);
         Ok(())
     }
 }

@@ -157,6 +157,14 @@ pub enum CommandError {
         /// What to do.
         remedy: &'static str,
     },
+    /// There is no room for more single keys in the list of the revoked.
+    #[error(
+        "{0} keys are revoked, and more are not taken one by one: the signed list has to fit into one message; nothing was changed. Remove or revoke the cluster instead: that is one key for all of its nodes"
+    )]
+    TooManyRevoked(usize),
+    /// The list of the revoked with somebody more cannot be told.
+    #[error("nobody more can be revoked, nothing was changed: {0}; set up a new root")]
+    Untold(String),
     /// A fault of the program.
     #[error(transparent)]
     Record(#[from] RecordError),

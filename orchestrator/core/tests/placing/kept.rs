@@ -1,5 +1,7 @@
 //! What root has acknowledged is on its disk: another that takes it up knows as much.
 
+use orchestrator_core::root::Distrusted;
+
 use super::*;
 
 /// Root as it would be if it was started now from its disk.
@@ -44,4 +46,55 @@ fn reasons_that_change_while_it_waits_are_kept() {
     let figures = "processors (1/1000) on one node: 5000 needed, 3000 free";
     assert!(text.contains(figures), "{text}");
     assert_eq!(explained(&tiers, &restored(&tiers), &large), text);
+}
+
+#[test]
+fn who_cannot_be_told_of_is_not_revoked() {
+    let mut tiers = Tiers::new(&[("munich", &[("a", 4000, 4000)])]);
+    let of = |number: u32| {
+        let mut key = [1; 32];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        key
+    };
+    let revoke = |tiers: &mut Tiers, who| tiers.command(Command::Revoke(who)).map(drop);
+    let same = |tiers: &Tiers| {
+        let kept = restored(tiers).revocations();
+        assert_eq!(kept, tiers.root.revocations());
+        kept
+    };
+    for number in 0..1500 {
+        revoke(&mut tiers, Distrusted::Key(of(number))).unwrap();
+    }
+    let error = revoke(&mut tiers, Distrusted::Key(of(1500))).unwrap_err();
+    assert!(matches!(error, CommandError::TooManyRevoked(1500)));
+    assert_eq!(same(&tiers).keys.len(), 1500);
+    // Twice is once, and there is room for those that stand for many.
+    revoke(&mut tiers, Distrusted::Key(of(0))).unwrap();
+    let long = (0..1000).map(|number| format!("{number:063}"));
+    let short = (0..1000).map(|number| number.to_string());
+    let mut why = None;
+    for name in long.chain(short) {
+        let who = Distrusted::Organisation(organisation(&name));
+        let refused = revoke(&mut tiers, who).err();
+        why = refused.filter(|_| name.len() < 63).or(why);
+    }
+    let text = why.unwrap().to_string();
+    let start = "nobody more can be revoked, nothing was changed: ";
+    assert!(text.starts_with(start), "{text}");
+    let list = same(&tiers);
+    assert!(list.organisations.len() > 200);
+    // What was not told has not begun: the cluster is still there.
+    let remove = Command::RemoveCluster(label("munich"));
+    assert!(matches!(
+        tiers.command(remove),
+        Err(CommandError::Untold(_))
+    ));
+    let revoke = Command::Revoke(Distrusted::Cluster(label("munich")));
+    assert!(matches!(
+        tiers.command(revoke),
+        Err(CommandError::Untold(_))
+    ));
+    assert_eq!(same(&tiers), list);
+    let shop = tiers.deploy(draft("shop", 500, 400));
+    assert_eq!(tiers.host(&shop), "munich/a");
 }

@@ -1,7 +1,7 @@
 //! Trust for machines under test: names stand for keys, and everything signed is believed.
 
 use orchestrator_core::trust::Trust;
-use weald_proto::codec::Message as _;
+use weald_proto::codec::{MAX_TEXT_LEN, Message as _};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::statement::{Signed, Statement};
 
@@ -11,8 +11,12 @@ pub(crate) struct Names(pub(crate) Option<Label>);
 
 impl Trust for Names {
     fn sign(&self, statement: &Statement) -> Result<Signed, String> {
+        let statement = statement.encode().map_err(|error| error.to_string())?;
+        if statement.len() > MAX_TEXT_LEN {
+            return Err(format!("a statement of {} bytes", statement.len()));
+        }
         Ok(Signed {
-            statement: statement.encode().map_err(|error| error.to_string())?,
+            statement,
             signature: Vec::new(),
             cluster: self.0.clone(),
         })
