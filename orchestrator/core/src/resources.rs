@@ -69,6 +69,19 @@ pub(crate) fn runtime(spec: &ServiceSpec, there: &[Runtime]) -> Option<Reason> {
     })
 }
 
+/// How many instances one node may have. Its lease names them all and is one statement, whose bytes
+/// are bounded; a test signs one of as many with the longest names.
+pub(crate) const MAX_PER_NODE: usize = 256;
+
+/// Whether a node has as many other instances as it may have.
+pub(crate) fn crowded(others: usize) -> Option<Reason> {
+    (others >= MAX_PER_NODE).then(|| Reason::Insufficient {
+        resource: format!("instances ({MAX_PER_NODE} per node)"),
+        needed: 1,
+        free: 0,
+    })
+}
+
 /// The first port of the service that one of the others has.
 pub(crate) fn port_taken<'a>(
     spec: &ServiceSpec,

@@ -56,6 +56,7 @@ pub(super) fn node(
     let mut reasons = Vec::new();
     reasons.extend(runtime(spec, &capacity.runtimes));
     reasons.extend(insufficient(&spec.resources, &node.free(), ""));
+    reasons.extend(node.crowded(None));
     reasons.extend(node.port_taken(spec, None));
     reasons
 }

@@ -88,6 +88,12 @@ impl Node {
         })
     }
 
+    /// Whether as many others than `own` are here as may be.
+    pub(super) fn crowded(&self, own: Option<&InstanceId>) -> Option<Reason> {
+        let others = self.reserved.keys().filter(|it| Some(*it) != own);
+        resources::crowded(others.count())
+    }
+
     /// The first port of the service that another instance than `own` has here.
     pub(super) fn port_taken(
         &self,
@@ -218,7 +224,9 @@ impl Inventory {
         };
         let free = left(&node.capacity.total, &node.reserved_beside(Some(instance)));
         let lacking = resources::insufficient(&spec.resources, &free, "").next();
-        let refused = lacking.or_else(|| node.port_taken(spec, Some(instance)));
+        let refused = lacking
+            .or_else(|| node.crowded(Some(instance)))
+            .or_else(|| node.port_taken(spec, Some(instance)));
         if let Some(reason) = refused {
             return Err(ReserveError::Refused(reason));
         }

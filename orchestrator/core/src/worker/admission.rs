@@ -18,6 +18,7 @@ pub(super) fn admit(
     let free = resources::left(&capacity.total, &used);
     let ports = others.iter().map(|(id, it)| (*id, it.ports.as_slice()));
     let refused = resources::runtime(spec, &capacity.runtimes)
+        .or_else(|| resources::crowded(others.len()))
         .or_else(|| resources::port_taken(spec, ports))
         .or_else(|| resources::insufficient(&spec.resources, &free, "").next());
     refused.map_or(Ok(()), Err)

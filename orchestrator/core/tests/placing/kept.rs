@@ -49,6 +49,33 @@ fn reasons_that_change_while_it_waits_are_kept() {
 }
 
 #[test]
+fn a_node_takes_as_many_instances_as_its_lease_can_name() {
+    let mut tiers = Tiers::new(&[("munich", &[("a", 4000, 4000)])]);
+    let done = Command::Apply(draft("shop", 1, 1), organisation("acme"));
+    let service = tiers.command(done).unwrap().services[0].clone();
+    let scale = Command::Scale(service.clone(), 257);
+    tiers.command(scale).unwrap();
+    tiers.pass(Duration::from_secs(3));
+    let waiting = |tiers: &Tiers| {
+        let all = tiers.root.instances();
+        let waiting = all.filter(|it| it.phase() != Phase::Running);
+        waiting.map(|it| it.id.clone()).collect::<Vec<_>>()
+    };
+    let [last] = waiting(&tiers).try_into().unwrap();
+    let text = explained(&tiers, &tiers.root, &last);
+    let figures = "  munich/a: instances (256 per node): 1 needed, 0 free\n";
+    assert!(text.contains(figures), "{text}");
+    let lease = tiers.clusters[&label("munich")].lease(&label("a")).unwrap();
+    assert_eq!(lease.instances.len(), 256);
+    // Another one ends, and it goes there.
+    let first = tiers.root.instances().find(|it| it.id != last).unwrap();
+    let end = Command::Undeploy(service, Some(first.id.number));
+    tiers.command(end).unwrap();
+    tiers.pass(Duration::from_secs(10));
+    assert_eq!(waiting(&tiers), []);
+}
+
+#[test]
 fn who_cannot_be_told_of_is_not_revoked() {
     let mut tiers = Tiers::new(&[("munich", &[("a", 4000, 4000)])]);
     let of = |number: u32| {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use weald_proto::table::{PortMapping, Transport};
 
 use super::*;
+use crate::resources::MAX_PER_NODE;
 
 fn with_port(host: u16, transport: Transport) -> ServiceSpec {
     ServiceSpec {
@@ -243,4 +244,69 @@ proptest! {
             prop_assert_eq!(node.free(), node.capacity().total);
         }
     }
+}
+
+#[test]
+fn the_lease_of_a_full_node_is_one_statement() {
+    use weald_proto::addr::Dual;
+    use weald_proto::codec::{MAX_TEXT_LEN, Message as _};
+    use weald_proto::statement::{Lease, LeasedInstance, Statement};
+
+    // As long as SLAs may have names, and everybody else.
+    let name = |length: usize| label(&"n".repeat(length));
+    let application = weald_proto::name::ApplicationName {
+        name: name(30),
+        namespace: name(30),
+    };
+    let service = weald_proto::name::ServiceName {
+        application,
+        name: name(30),
+        namespace: name(30),
+    };
+    let both = Dual {
+        v4: Some([10, 30, 255, 255].into()),
+        v6: Some([0xff; 16].into()),
+    };
+    let leased = |number: u32| LeasedInstance {
+        instance: InstanceId {
+            service: service.clone(),
+            number: u32::MAX - number,
+        },
+        organisation: Organisation(name(63)),
+        generation: u64::MAX,
+        instance_ip: both,
+    };
+    let most = u32::try_from(MAX_PER_NODE).unwrap();
+    let lease = Statement::Lease(Lease {
+        node: weald_proto::id::NodeId::new(name(63), name(63)),
+        epoch: u64::MAX,
+        expires: u64::MAX,
+        node_ip: both,
+        instances: (0..most).map(leased).collect(),
+    });
+    // What is signed may have as many bytes as one field.
+    let bytes = lease.encode().unwrap().len();
+    assert!(bytes <= MAX_TEXT_LEN, "{bytes} bytes");
+}
+
+#[test]
+fn a_node_has_room_for_so_many_instances_whatever_else_is_free() {
+    let mut nodes = inventory(&[("a", 1_000, 1_000)]);
+    let service = spec(amount(0, 0));
+    let most = u32::try_from(MAX_PER_NODE).unwrap();
+    let a = label("a");
+    for number in 0..most {
+        nodes.reserve(&a, &instance(number), 1, &service).unwrap();
+    }
+    let refused = nodes.reserve(&a, &instance(most), 1, &service);
+    let crowded = Reason::Insufficient {
+        resource: "instances (256 per node)".to_owned(),
+        needed: 1,
+        free: 0,
+    };
+    assert_eq!(refused, Err(ReserveError::Refused(crowded)));
+    // A later life takes the place of an earlier one.
+    nodes.reserve(&a, &instance(0), 2, &service).unwrap();
+    assert!(nodes.release(&instance(1), 1));
+    nodes.reserve(&a, &instance(most), 1, &service).unwrap();
 }
