@@ -122,3 +122,6 @@ pub fn run<M: Machine>(
         effects.drain(..).for_each(&mut carry_out);
     }
 }
+
+#[cfg(test)]
+mod tests;
