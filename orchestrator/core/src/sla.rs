@@ -21,7 +21,7 @@
 //! | `vgpus`, `vtpus`, `bandwidth_in`, `bandwidth_out`, `storage` | reserved when placing: a node that offers none takes nothing that asks for some; not enforced, which [`unheeded()`] says |
 //! | `port` | honoured; one port alone is the same outside and inside; a port of the host stands once per service |
 //! | `addresses` | pinned if inside the pools and used once; `instances` is refused: clusters assign from granted blocks |
-//! | `constraints` | honoured; a field that the type does not read is refused; several `geo` are alternatives |
+//! | `constraints` | honoured; a field that the type does not read is refused; several `geo` are alternatives; nothing satisfies `latency` yet, which [`unheeded()`] says |
 //! | `rigidness` | 0 to 1, and honoured at its strictest: a constraint always holds |
 //! | `convergence_time` | the shortest one bounds scheduling; 300 s without any |
 //! | `connectivity` | checked and kept; nothing acts on it yet, which [`unheeded()`] says |

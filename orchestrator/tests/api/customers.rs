@@ -108,6 +108,7 @@ async fn what_is_accepted_and_not_acted_on_is_said_each_time() {
         })
         .collect();
     let fields = [
+        "constraints",
         "connectivity",
         "vgpus",
         "bandwidth_in",
@@ -122,12 +123,13 @@ async fn what_is_accepted_and_not_acted_on_is_said_each_time() {
         told.iter().map(|(path, _)| *path).collect::<Vec<_>>(),
         paths
     );
-    assert!(told[0].1.contains("nothing acts on it yet"), "{told:?}");
-    assert!(told[1].1.contains("not enforced"), "{told:?}");
+    assert!(told[0].1.contains("nothing measures"), "{told:?}");
+    assert!(told[1].1.contains("nothing acts on it yet"), "{told:?}");
+    assert!(told[2].1.contains("not enforced"), "{told:?}");
     // Whoever looks later is told as well.
     let id = applied["services"][0].as_str().unwrap();
     let service = lab.get(&format!("/api/service/{id}"), ada).await.json(200);
-    assert_eq!(service["warnings"].as_array().unwrap().len(), 5);
+    assert_eq!(service["warnings"].as_array().unwrap().len(), 6);
     let kept = &service["connectivity"][0];
     assert_eq!(kept["target_microservice_id"], "agg");
     assert_eq!(kept["con_constraints"][0]["threshold"], 15.0);
@@ -136,7 +138,7 @@ async fn what_is_accepted_and_not_acted_on_is_said_each_time() {
     let application = application.json(200);
     let text = application["warnings"][0].as_str().unwrap();
     assert!(
-        text.starts_with("track.prod.det.prod: connectivity: "),
+        text.starts_with("track.prod.det.prod: constraints: "),
         "{text}"
     );
 

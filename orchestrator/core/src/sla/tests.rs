@@ -115,7 +115,9 @@ fn example_c_keeps_what_oakestra_ignores() {
         threshold: 15.0,
     };
     assert_eq!(draft.connectivity, [link]);
-    // What of it is not acted on, or in part only, is said.
+    // What of it is not acted on, or in part only, is said; and that nothing can satisfy it.
+    let (field, why) = unheeded(&draft.written)[0];
+    assert!(why.contains("no instance will be placed"), "{field}: {why}");
     let told: Vec<_> = unheeded(&draft.written)
         .into_iter()
         .map(|(field, why)| (field, why.contains("nothing acts on it yet")))
@@ -123,6 +125,7 @@ fn example_c_keeps_what_oakestra_ignores() {
     assert_eq!(
         told,
         [
+            ("constraints", false),
             ("connectivity", true),
             ("vgpus", false),
             ("bandwidth_in", false),

@@ -8,6 +8,9 @@ const CONNECTIVITY: &str = "it is kept, and nothing acts on it yet: instances ar
 const ADDED_FILES: &str = "they are kept, and nothing fetches them yet; have the code do it";
 const RESERVED: &str = "it is reserved when an instance is placed, and not enforced while it runs";
 
+const LATENCY: &str = "its latency constraint is kept, and no node satisfies it: nothing measures the \
+                       way to an area yet, so no instance will be placed; use a geo constraint";
+
 /// The fields of a service that ask for more than is done, each with what is done.
 #[must_use]
 pub fn unheeded(written: &Microservice) -> Vec<(&'static str, &'static str)> {
@@ -15,7 +18,12 @@ pub fn unheeded(written: &Microservice) -> Vec<(&'static str, &'static str)> {
         list.is_some_and(|list| !list.is_empty())
     }
     let asks = |amount: Option<u32>| amount.is_some_and(|amount| amount > 0);
+    let constraints = written.constraints.as_deref().unwrap_or_default();
+    let latency = constraints
+        .iter()
+        .any(|it| it.kind.as_deref() == Some("latency"));
     let fields = [
+        ("constraints", latency, LATENCY),
         (
             "connectivity",
             some(written.connectivity.as_ref()),
