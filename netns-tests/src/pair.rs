@@ -208,6 +208,36 @@ pub fn path_kind(fleet: &Fleet<'_>) -> Result<String> {
     Ok(peer["path"]["kind"].as_str().unwrap_or_default().to_owned())
 }
 
+/// How many sessions each node has had, of which there is at least one.
+///
+/// # Errors
+/// A daemon does not run, or has had none.
+pub fn sessions(fleet: &Fleet<'_>) -> Result<[usize; 2]> {
+    let begun = [
+        fleet.sessions_begun(NODES[0].0)?,
+        fleet.sessions_begun(NODES[1].0)?,
+    ];
+    ensure!(begun.iter().all(|count| *count > 0), "sessions: {begun:?}");
+    Ok(begun)
+}
+
+/// Fails if a node has had another session since [`sessions`] said so.
+///
+/// # Errors
+/// It has, or has none now.
+pub fn ensure_same_session(fleet: &Fleet<'_>, begun: [usize; 2]) -> Result<()> {
+    let now = sessions(fleet)?;
+    ensure!(
+        now == begun,
+        "another session: {begun:?} had begun, now {now:?}"
+    );
+    for ((machine, _), (_, peer)) in NODES.iter().zip(NODES.iter().rev()) {
+        let peer = fleet.peer(machine, peer)?;
+        ensure!(peer["state"] == "up", "{machine}: {peer}");
+    }
+    Ok(())
+}
+
 /// Waits until neither node has connections of the L4 lane.
 ///
 /// # Errors

@@ -99,6 +99,19 @@ impl Fleet<'_> {
             .cloned()
             .with_context(|| format!("{machine} knows no peer {id}: {peers:?}"))
     }
+
+    /// How many sessions with peers a node's daemon has had since it was started. A session's age only
+    /// grows, and so does that of one in its place: whether it is still the same, this tells.
+    ///
+    /// # Errors
+    /// The node has no running daemon.
+    pub fn sessions_begun(&self, machine: &str) -> Result<usize> {
+        let daemon = self.daemons.get(machine);
+        let daemon = daemon.with_context(|| format!("no daemon on {machine:?}"))?;
+        let log = [daemon.stdout(), daemon.stderr()];
+        let lines = log.iter().flat_map(|stream| stream.lines());
+        Ok(lines.filter(|line| line.contains("session up")).count())
+    }
 }
 
 /// `local`, `direct ADDRESS` or `relay NAME`.
