@@ -2,14 +2,22 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netns_tests::fleet::{METRICS, RELAY_METRICS};
 use netns_tests::pair::{self, ON_ALPHA, ON_BETA, TABLE};
-use netns_tests::{command, wait};
+use netns_tests::{Namespace, command, transfer, wait};
+use nix::sys::socket::{setsockopt, sockopt};
 
 const SOON: Duration = Duration::from_secs(10);
+/// "At once": no timeout of ours or of the kernel is as short.
+const AT_ONCE: Duration = Duration::from_millis(500);
+/// How long the first contact with a node may take until it is given up (the netmanager's
+/// `CONNECT_TIMEOUT`): so long a first packet waits, and with it whoever has sent it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long it may take until a node that has crashed is known to be down.
+const DOWN_TIME: Duration = Duration::from_secs(30);
 const BETA: [&str; 2] = ["10.30.1.2", "fdff::1:2"];
 
 #[test]
@@ -211,8 +219,63 @@ fn what_waits_for_a_peer_is_bounded_and_its_end_is_counted() -> Result<()> {
         full > 0 && full + expired == sent,
         "{full} + {expired} of {sent}"
     );
-    // From now on the peer is known to be down, and the kernel hears so at once.
-    let refused = alpha.tcp_connect(pair::at("10.30.1.3"), SOON)?.map(drop);
-    ensure!(refused.is_err(), "gamma answers");
+    // From now on the peer is known to be down.
+    ensure_refused_at_once(&alpha, ["10.30.1.3", "fdff::1:3"])
+}
+
+#[test]
+fn a_dead_node_is_refused_at_once_when_it_is_known_to_be_dead() -> Result<()> {
+    let lab = pair::lab()?;
+    let mut fleet = pair::start(&lab)?;
+    let alpha = fleet.instance("alpha", ON_ALPHA)?;
+    // Gamma never ran. Whoever wants it first hears so when the dial is given up.
+    transfer::is_refused(&alpha, pair::at("10.30.1.3"), CONNECT_TIMEOUT + AT_ONCE)?;
+    ensure_refused_at_once(&alpha, ["10.30.1.3", "fdff::1:3"])?;
+    ensure_refused_at_once(lab.node("alpha"), ["10.30.1.3", "fdff::1:3"])?;
+    for service in ["10.30.100.3", "fdff:2000::3", "10.30.101.3", "fdff:1000::3"] {
+        transfer::is_refused(&alpha, pair::at(service), AT_ONCE)?;
+    }
+
+    // Beta ran and has crashed. Its session has to be found dead first, and a dial to be given up.
+    let echo = fleet
+        .instance("beta", ON_BETA)?
+        .tcp_echo(pair::anywhere())?;
+    ensure!(alpha.tcp_exchange(pair::at(BETA[0]), b"alive", SOON)? == b"alive");
+    fleet.crash("beta")?;
+    wait::until("beta is known to be down", DOWN_TIME, || {
+        let nobody_hears = alpha.udp_bind(SocketAddr::from(([0; 4], 0)))?;
+        nobody_hears.send_to(b"x", pair::at(BETA[0]))?;
+        let peer = fleet.peer("alpha", "home/beta")?;
+        ensure!(peer["state"] == "down", "{peer}");
+        Ok(())
+    })?;
+    ensure_refused_at_once(&alpha, BETA)?;
+    ensure!(echo.requests() == 1, "the crashed node was reached");
+    Ok(())
+}
+
+/// Fails unless TCP is reset and UDP hears "host unreachable" at once, at addresses of both families.
+fn ensure_refused_at_once(from: &Namespace, addresses: [&str; 2]) -> Result<()> {
+    for ip in addresses {
+        let to = pair::at(ip);
+        transfer::is_refused(from, to, AT_ONCE)?;
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = from.udp_bind(any.parse()?)?;
+        // Without this the kernel keeps to itself what may pass.
+        setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+        if to.is_ipv6() {
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+        }
+        socket.set_read_timeout(Some(SOON))?;
+        socket.connect(to)?;
+        let began = Instant::now();
+        socket.send(b"x")?;
+        let heard = socket.recv(&mut [0; 16]).map_err(|error| error.kind());
+        let took = began.elapsed();
+        ensure!(
+            heard == Err(ErrorKind::HostUnreachable) && took < AT_ONCE,
+            "udp {to}: {heard:?} after {took:?}"
+        );
+    }
     Ok(())
 }
