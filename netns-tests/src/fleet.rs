@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 pub use self::files::{elements, netmanager_binary};
+pub use self::reports::Pick;
 pub use self::userspace::NOBODY;
 
 use self::files::{path, replace_file};

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use netns_tests::fleet::{METRICS, RELAY_METRICS};
+use netns_tests::fleet::{METRICS, Pick, RELAY_METRICS};
 use netns_tests::pair::{self, ON_ALPHA, ON_BETA, TABLE};
 use netns_tests::{Namespace, command, transfer, wait};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -61,6 +61,55 @@ fn ping_by_name_tells_instance_and_path() -> Result<()> {
     let closest = ["dig", "home.lab.echo.lab.any.closest.local"];
     for tool in [&["status"][..], &["peers"], &["flows"], &closest] {
         ensure!(!fleet.tool_json("alpha", tool)?.is_empty(), "{tool:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn dig_says_what_the_next_connection_gets() -> Result<()> {
+    let lab = pair::lab()?;
+    let fleet = pair::start(&lab)?;
+    let mut servers = Vec::new();
+    for (machine, instance) in [("alpha", ON_ALPHA), ("beta", ON_BETA)] {
+        let namespace = fleet.instance(machine, instance)?;
+        servers.push((instance, namespace.tcp_echo(pair::anywhere())?));
+    }
+    let requests = || -> Vec<u64> { servers.iter().map(|(_, it)| it.requests()).collect() };
+    let client = fleet.instance("alpha", ON_ALPHA)?;
+    // Connects as dig says, and fails unless the instance that it has picked answers.
+    let follow = |machine: &str, from: &Namespace, name: &str, family: &str| -> Result<Pick> {
+        let pick = fleet.pick(machine, name, family)?;
+        let before = requests();
+        let to = SocketAddr::new(pick.address, pair::PORT);
+        ensure!(from.tcp_exchange(to, b"as dig says", SOON)? == b"as dig says");
+        let answered: Vec<&str> = servers
+            .iter()
+            .zip(before.iter().zip(requests()))
+            .filter(|(_, (before, after))| **before < *after)
+            .map(|((instance, _), _)| *instance)
+            .collect();
+        ensure!(answered == [&pick.instance], "{answered:?}, but {pick:?}");
+        Ok(pick)
+    };
+    for family in ["ipv4", "ipv6"] {
+        let name = "home.lab.echo.lab.any.rr.local";
+        let mut picked = Vec::new();
+        for _ in 0..4 {
+            let pick = follow("alpha", &client, name, family)?;
+            ensure!(pick.reason == "next in turn", "{pick:?}");
+            picked.push(pick.instance);
+        }
+        let in_turn = picked[0] != picked[1] && picked[..2] == picked[2..];
+        ensure!(in_turn, "{family}: {picked:?}");
+        // What is closest to alpha is not what is closest to beta.
+        let name = "home.lab.echo.lab.any.closest.local";
+        for (machine, instance) in [("alpha", ON_ALPHA), ("beta", ON_BETA)] {
+            let pick = follow(machine, lab.node(machine), name, family)?;
+            ensure!(
+                pick.instance == instance && pick.reason == "on this node",
+                "{machine}: {pick:?}"
+            );
+        }
     }
     Ok(())
 }

@@ -1,14 +1,55 @@
 //! What the daemons of a fleet report of themselves.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::{COMMAND_TIME, Fleet, RELAY_CONFIG, elements};
 
+/// What `netmanager dig` says that the policy of a name picks next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pick {
+    /// The instance.
+    pub instance: String,
+    /// Why.
+    pub reason: String,
+    /// What the name resolves to.
+    pub address: IpAddr,
+}
+
 impl Fleet<'_> {
+    /// What a new flow to a name would get now, as `netmanager dig` tells it; `family` is `ipv4` or
+    /// `ipv6`.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or tells of no pick or of several.
+    pub fn pick(&self, machine: &str, name: &str, family: &str) -> Result<Pick> {
+        let said = self.tool_json(machine, &["dig", name])?;
+        let said = said.first().context("dig says nothing")?;
+        let policies = said["policies"].as_array().into_iter().flatten();
+        let policy = policies
+            .filter(|it| it["family"] == family)
+            .find(|it| it["policy"] == said["policy"]);
+        let policy = policy.with_context(|| format!("no policy of {name}: {said}"))?;
+        let candidates = policy["candidates"].as_array().into_iter().flatten();
+        let mut picked = candidates.filter(|it| it["picked"] == true);
+        let (Some(pick), None) = (picked.next(), picked.next()) else {
+            bail!("not one pick of {name}: {policy}");
+        };
+        let word = |value: &Value| {
+            let word = value.as_str().map(str::to_owned);
+            word.with_context(|| format!("not all is told of {name}: {policy}"))
+        };
+        Ok(Pick {
+            instance: word(&pick["instance"])?,
+            reason: word(&pick["reason"])?,
+            address: word(&policy["service_ip"])?.parse()?,
+        })
+    }
+
     /// How many packets a node's daemon has dropped for a reason.
     ///
     /// # Errors

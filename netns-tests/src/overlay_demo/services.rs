@@ -88,6 +88,7 @@ impl Demo<'_> {
             .set_both(Impairment::delay(Duration::from_millis(80)));
         self.lab.link("b1", "site-b").set_both(far);
         let took = self.wait_for_closest("web-0")?;
+        self.ensure_dig_is_right("web-0")?;
         let path = self.path_to("shop.prod.web.prod.0")?;
         self.say(format!(
             "b1's link has 40 ms, b2's 80: closest is web-0 on a2 after {took:.1?}, {path}"
@@ -97,6 +98,7 @@ impl Demo<'_> {
             .set_both(Impairment::default());
         self.lab.link("a2", "site-a").set_both(far);
         let took = self.wait_for_closest("web-1")?;
+        self.ensure_dig_is_right("web-1")?;
         let path = self.path_to("shop.prod.web.prod.1")?;
         self.say(format!(
             "now a2's link has the 40 ms: closest is web-1 on b1 after {took:.1?}, {path}"
@@ -121,6 +123,23 @@ impl Demo<'_> {
         }
         self.say("web.prod.{0,1,2}.instance.local each answer as the one they name")?;
         self.local()
+    }
+
+    /// Fails unless `netmanager dig` says that this server is picked for being the nearest, and new
+    /// connections get it.
+    fn ensure_dig_is_right(&mut self, server: &str) -> Result<()> {
+        let (name, number) = ("shop.prod.web.prod.closest.local", &server["web-".len()..]);
+        for (family, option) in [("ipv4", "-4"), ("ipv6", "-6")] {
+            let pick = self.fleet.pick(CLIENT, name, family)?;
+            let expected = format!("shop.prod.web.prod.{number}");
+            ensure!(
+                pick.instance == expected && pick.reason == "nearest",
+                "{server} is the nearest, but dig says {pick:?}"
+            );
+            let answer = self.curl(option, &format!("http://{name}/"))?;
+            ensure!(answer.starts_with(server), "{answer:?}, though {pick:?}");
+        }
+        Ok(())
     }
 
     /// An instance that asks for the nearest one of its own service is that one.
