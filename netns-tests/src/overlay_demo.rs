@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::emulator::Impairment;
 use crate::fleet::{Fleet, RELAY_PORT};
 use crate::lab::Lab;
+use crate::pair::NO_PUNCHING;
 use crate::process::Process;
 use crate::stage::{self, STEP_TIME};
 use crate::{Attachment, Description, Link, Machine, require};
@@ -36,6 +37,9 @@ const WEB: [&str; 3] = ["a2", "b1", "b2"];
 const CLIENT: &str = "a1";
 /// The client's instance.
 const CLIENT_INSTANCE: &str = "shop.prod.client.prod.0";
+/// The node that opens no ways through NATs, and its instance: what crosses the sites from there goes
+/// through the relay.
+const NOT_PUNCHING: (&str, &str) = ("a2", "shop.prod.web.prod.0");
 /// How long all of it may take.
 const DEMO_TIME: Duration = Duration::from_secs(60);
 
@@ -53,7 +57,9 @@ struct Demo<'a> {
 /// Without root, without a program that it needs, or at the first thing that is not as it should
 /// be.
 pub fn run(out: &mut dyn Write) -> Result<()> {
-    require::programs(&["nginx", "curl", "dig", "getent", "ping", "nft", "ip"])?;
+    require::programs(&[
+        "nginx", "curl", "dig", "getent", "ping", "python3", "nft", "ip",
+    ])?;
     stage::run(&sites(), DEMO_TIME, out, |lab, out| {
         let mut demo = Demo {
             lab,
@@ -102,7 +108,12 @@ impl Demo<'_> {
         self.fleet.write_table(SHOP)?;
         self.fleet.start_relay("relay", "hub/r1", "")?;
         for (machine, id) in NODES {
-            self.fleet.add_node(machine, id, "acme", "")?;
+            let config = if machine == NOT_PUNCHING.0 {
+                NO_PUNCHING
+            } else {
+                ""
+            };
+            self.fleet.add_node(machine, id, "acme", config)?;
             self.fleet.start(machine)?;
         }
         for (number, machine) in WEB.iter().enumerate() {

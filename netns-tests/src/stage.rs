@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read as _, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -113,27 +113,72 @@ fn scope(lab: &Lab) -> Result<Scope> {
 }
 
 /// What the internet saw of a transfer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// Bytes of all packets between the sites.
     pub bytes: usize,
-    /// Bytes that UDP has carried to the relay.
-    pub to_relay: u64,
+    /// Bytes that UDP has carried from and to the relay.
+    pub relayed: u64,
+    /// Bytes that UDP has carried between the sites' routers.
+    pub direct: u64,
 }
 
-/// Judges what was captured where a site meets the internet while the file was fetched.
+/// Judges what was captured at the internet's side of a router of [`two_sites`] while the file was
+/// fetched.
 ///
 /// # Errors
-/// The capture is not complete, holds less than the file, or holds its text.
-pub fn judge(captured: &Captured, relay: &Node) -> Result<Seen> {
+/// The capture is not complete, or holds the file's text. Less than the file was UDP between the
+/// relay and the routers, or something came from or went to anybody else, or was no UDP.
+pub fn judge(captured: &Captured, lab: &Lab) -> Result<Seen> {
     captured.ensure_complete()?;
-    let bytes = captured.packets().map(<[u8]>::len).sum();
-    ensure!(bytes >= FILE_BYTES, "only {bytes} bytes between the sites");
     let readable = captured.count_containing(PATTERN);
     ensure!(readable == 0, "{readable} packets hold the file's text");
-    let address = SocketAddr::from((relay.v4(), RELAY_PORT));
-    let (_, to_relay) = captured.udp_bytes_of(address);
-    Ok(Seen { bytes, to_relay })
+    let relay = SocketAddr::from((lab.node("relay").v4(), RELAY_PORT));
+    let known: Vec<IpAddr> = ["relay", "router-a", "router-b"]
+        .iter()
+        .flat_map(|machine| lab.node(machine).addresses())
+        .collect();
+    let mut seen = Seen {
+        bytes: captured.packets().map(<[u8]>::len).sum(),
+        relayed: 0,
+        direct: 0,
+    };
+    for (flow, tally) in captured.udp_flows() {
+        let ends = [flow.source, flow.destination];
+        let all_known = ends.iter().all(|end| known.contains(&end.ip()));
+        ensure!(all_known, "UDP between strangers: {flow:?}, {tally:?}");
+        if ends.contains(&relay) {
+            seen.relayed += tally.payload_bytes;
+        } else if ends.iter().all(|end| end.ip() != relay.ip()) {
+            seen.direct += tally.payload_bytes;
+        }
+    }
+    let carried = seen.relayed + seen.direct;
+    ensure!(
+        carried >= FILE_BYTES as u64,
+        "UDP has carried only {carried} bytes of the file: {seen:?}"
+    );
+    let other = captured.packets().filter(|frame| !is_expected(frame));
+    let other = other.count();
+    ensure!(
+        other == 0,
+        "{other} packets are neither UDP nor ARP nor ICMP"
+    );
+    Ok(seen)
+}
+
+/// Whether an Ethernet frame holds UDP, or what links need for themselves: ARP and ICMP.
+fn is_expected(frame: &[u8]) -> bool {
+    let kind = frame.get(12..14).unwrap_or_default();
+    let at = |offset: usize| frame.get(offset).copied();
+    match kind {
+        [0x08, 0x06] => true,
+        // The protocol of an IPv4 packet: ICMP, UDP.
+        [0x08, 0x00] => matches!(at(23), Some(1 | 17)),
+        // What follows the IPv6 header: hop-by-hop options before MLD, UDP, ICMPv6.
+        [0x86, 0xdd] => matches!(at(20), Some(0 | 17 | 58)),
+        _ => false,
+    }
 }
 
 /// How many packets hold the file's text where it crosses the internet without the tunnel, from the
@@ -189,4 +234,26 @@ pub fn same_sha256(node: &Node, source: &str, fetched: &str) -> Result<String> {
     let (sent, got) = (sum(source)?, sum(fetched)?);
     ensure!(sent == got, "sha256 {sent} became {got}");
     Ok(got)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_links_need_is_told_from_what_programs_send() {
+        let frame = |kind: [u8; 2], protocol_at: usize, protocol: u8| {
+            let mut frame = vec![0; 14 + 40];
+            frame[12..14].copy_from_slice(&kind);
+            frame[protocol_at] = protocol;
+            frame
+        };
+        let (v4, v6, arp) = ([0x08, 0x00], [0x86, 0xdd], [0x08, 0x06]);
+        assert!(is_expected(&frame(arp, 0, 0)));
+        assert!(is_expected(&frame(v4, 23, 17)));
+        assert!(!is_expected(&frame(v4, 23, 6)));
+        assert!(is_expected(&frame(v6, 20, 58)));
+        assert!(!is_expected(&frame(v6, 20, 6)));
+        assert!(!is_expected(&[]));
+    }
 }

@@ -36,6 +36,7 @@ fn a_file_by_name_crosses_the_relay_unread() -> Result<()> {
         .wait_tcp_listening(80, STEP_TIME)?;
 
     let relay = lab.node("relay");
+    let before = fleet.relayed_bytes("relay")?;
     let capture = lab.node("router-b").capture("wan")?;
     let target = lab.dir().join("fetched").display().to_string();
     let url = "http://web.prod.1.instance.local/big";
@@ -46,9 +47,14 @@ fn a_file_by_name_crosses_the_relay_unread() -> Result<()> {
     let path = fleet.path_to("a1", SERVER)?;
     ensure!(path == "relay hub/r1", "it went by {path}");
 
-    let seen = stage::judge(&captured, relay)?;
-    println!("{seen:?}");
-    ensure!(seen.to_relay >= FILE_BYTES as u64, "{seen:?}");
+    let relayed = fleet.relayed_bytes("relay")? - before;
+    let seen = stage::judge(&captured, &lab)?;
+    println!("{seen:?}, {relayed} bytes by the relay's counters");
+    ensure!(relayed >= FILE_BYTES as u64, "{relayed} bytes, {seen:?}");
+    ensure!(
+        seen.relayed >= FILE_BYTES as u64 && seen.direct == 0,
+        "{seen:?}"
+    );
     let plain = stage::plain_is_found(relay, lab.node("a1"))?;
     println!("{plain} packets hold the text where it is plain");
     Ok(())

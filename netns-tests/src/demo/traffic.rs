@@ -163,17 +163,17 @@ impl Demo<'_> {
         let captured = capture.stop()?;
         let sum = same_sha256(relay, &source.display().to_string(), &target)?;
         fs::remove_file(&target)?;
-        let seen = stage::judge(&captured, relay)?;
+        let seen = stage::judge(&captured, self.lab)?;
         self.say(format!(
             "{instance} on {machine}: {FILE_BYTES} bytes in {took:.1} s, sha256 {}",
             &sum[..16]
         ))?;
         let path = self.path_to(number)?;
         self.say(format!(
-            "by {path}: {} MB crossed the internet, {} of them to the relay, 0 packets with the \
-             file's text",
+            "by {path}: {} MB crossed the internet, {} of them by way of the relay, all of it UDP, 0 \
+             packets with the file's text",
             seen.bytes / 1_000_000,
-            seen.to_relay / 1_000_000
+            seen.relayed / 1_000_000
         ))?;
         if step.is_empty() {
             let plain = stage::plain_is_found(relay, self.lab.node("a1"))?;
