@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use weald_proto::control::Generation;
 use weald_proto::statement::Signed;
 
-/// Most subjects of one kind. A cluster of that size does not exist; one that sends more is broken.
+/// Most subjects of one kind. A cluster of that size does not exist, but one that lasts may have had so
+/// many: then those that are gone are forgotten.
 const MAX_SUBJECTS: usize = 1 << 18;
 
 /// The newest statement of each subject.
@@ -44,6 +45,10 @@ impl<K: Ord, T> Newest<K, T> {
         row: T,
         signed: Signed,
     ) -> bool {
+        if self.subjects.len() >= MAX_SUBJECTS && !self.subjects.contains_key(&key) {
+            self.subjects
+                .retain(|_, entry| entry.row.is_some() && !entry.removed);
+        }
         let known = self.subjects.get(&key);
         let wins = match known {
             None => self.subjects.len() < MAX_SUBJECTS,
@@ -116,5 +121,37 @@ impl<K: Ord, T> Newest<K, T> {
     pub(super) fn signed(&self) -> impl Iterator<Item = &Signed> {
         let stated = self.subjects.values().filter(|entry| entry.row.is_some());
         stated.map(|entry| &entry.signed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signed() -> Signed {
+        Signed {
+            statement: Vec::new(),
+            signature: Vec::new(),
+            cluster: None,
+        }
+    }
+
+    #[test]
+    fn those_that_are_gone_make_room_and_those_that_are_there_do_not() {
+        let mut newest: Newest<usize, ()> = Newest::new();
+        for key in 0..MAX_SUBJECTS {
+            assert!(newest.put(key, 7, key % 4 == 0, (), signed()));
+        }
+        newest.withdraw(|key| *key == 1);
+        assert!(newest.put(MAX_SUBJECTS, 7, false, (), signed()));
+        assert_eq!(newest.generation(&0), None, "removed");
+        assert_eq!(newest.generation(&1), None, "withdrawn");
+        assert!(newest.get(&2).is_some());
+        let left = newest.iter().count();
+        for key in 0..MAX_SUBJECTS - left {
+            assert!(newest.put(2 * MAX_SUBJECTS + key, 7, false, (), signed()));
+        }
+        assert!(!newest.put(4 * MAX_SUBJECTS, 7, false, (), signed()), "full");
+        assert!(newest.put(2, 8, false, (), signed()), "a known one is taken");
     }
 }
