@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use netns_tests::pair::{self, ON_ALPHA, ON_BETA, TABLE};
 use netns_tests::{Fleet, Impairment, Lab, Loss, Machine, Namespace, wait};
 
