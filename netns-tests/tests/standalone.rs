@@ -4,6 +4,7 @@
 //! Each host has a shell with a mount namespace of its own, in which the paths that the page names
 //! are private. Only `scp` is ours, because the hosts of a lab have no sshd.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -13,7 +14,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use netns_tests::{Description, Lab, Machine, Segment, require};
+use netns_tests::{Description, Lab, Machine, MachineState, Scope, Segment, require, wait};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -61,6 +62,12 @@ fn works_as_written(page: &str, least: u32) -> Result<()> {
     let _mount_points = MountPoints::make()?;
     let mut alpha = Host::start(&lab, "alpha")?;
     let mut beta = Host::start(&lab, "beta")?;
+    let scope = Scope {
+        namespaces: lab.nodes().map(|node| node.name().to_owned()).collect(),
+        ..Scope::default()
+    };
+    let before = network_of(&scope)?;
+    ensure!(before.len() > 10, "little to compare: {before:?}");
     let mut printed = String::new();
     let mut ran = 0;
     for block in blocks(page) {
@@ -102,7 +109,25 @@ fn works_as_written(page: &str, least: u32) -> Result<()> {
         let left = host.run("ls /run/netns | grep -c weald || true; ls -A /run/weald")?;
         ensure!(left.trim() == "0", "left behind: {left}");
     }
-    Ok(())
+    // The kernel removes some things after the call that asked for it.
+    wait::until("both hosts' networks are as before", BLOCK_TIME, || {
+        let after = network_of(&scope)?;
+        let (added, removed) = (after.difference(&before), before.difference(&after));
+        let (added, removed): (Vec<_>, Vec<_>) = (added.collect(), removed.collect());
+        ensure!(
+            added.is_empty() && removed.is_empty(),
+            "added {added:#?}, removed {removed:#?}"
+        );
+        Ok(())
+    })
+}
+
+/// Links, addresses, routes, rules and nft tables of both hosts, one a line. Programs are left out: the
+/// page leaves it to its reader how some of them end.
+fn network_of(scope: &Scope) -> Result<BTreeSet<String>> {
+    let state = MachineState::take(scope)?;
+    let network = state.lines().filter(|line| !line.contains(": program "));
+    Ok(network.map(str::to_owned).collect())
 }
 
 /// Where a program that a block leaves running writes what it says.
