@@ -18,6 +18,7 @@ mod sites;
 pub mod trial;
 
 pub mod evidence;
+pub mod promise;
 pub mod report;
 
 pub use sites::{description, prove};
@@ -38,7 +39,8 @@ pub struct Options {
     pub cases: Vec<Case>,
     /// How often each is run.
     pub runs: u32,
-    /// Where the list is stored; the table goes beside it, with the ending `.md`.
+    /// Where the list is stored; the table goes beside it, with the ending `.md`, and the verdict on
+    /// each case, with the ending `.cases.json`.
     pub out: Option<PathBuf>,
     /// What to write as the command.
     pub command: String,
@@ -129,10 +131,16 @@ fn store(options: &Options, rows: &[Row], origin: &Origin) -> Result<()> {
     if let Some(folder) = folder {
         std::fs::create_dir_all(folder).with_context(|| format!("make {folder:?}"))?;
     }
-    let list = serde_json::to_string_pretty(&report::list(rows, origin))?;
-    std::fs::write(path, list + "\n").with_context(|| format!("write {path:?}"))?;
-    let table = path.with_extension("md");
-    std::fs::write(&table, report::page(rows, origin)).with_context(|| format!("write {table:?}"))
+    let list = serde_json::to_string_pretty(&report::list(rows, origin))? + "\n";
+    let cases = serde_json::to_string_pretty(&report::cases(rows, origin))? + "\n";
+    for (path, text) in [
+        (path.clone(), list),
+        (path.with_extension("cases.json"), cases),
+        (path.with_extension("md"), report::page(rows, origin)),
+    ] {
+        std::fs::write(&path, text).with_context(|| format!("write {path:?}"))?;
+    }
+    Ok(())
 }
 
 fn list<T: FromStr<Err = anyhow::Error>>(

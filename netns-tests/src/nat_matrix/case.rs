@@ -284,6 +284,16 @@ impl Case {
 }
 
 impl Expected {
+    /// The word in lists for programs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Sprayed => "sprayed",
+            Self::Relayed => "relayed",
+        }
+    }
+
     /// The longest that it may take until packets go direct; none where they never do.
     #[must_use]
     pub const fn limit(self) -> Option<Duration> {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::case::{Case, Expected};
+use super::case::Case;
+use super::promise::{Kept, Promise, Verdict, verdicts};
 use super::trial::{Outcome, Way};
 
 /// Where results come from.
@@ -29,19 +30,10 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether this is what the project promises; a sprayed pair may fail to get direct in some runs.
+    /// Whether this is what the project promises.
     #[must_use]
-    pub fn keeps_promise(&self) -> bool {
-        let expected = self.case.expected();
-        let in_time = || match (self.outcome.direct, expected.limit()) {
-            (Some(took), Some(limit)) => took <= limit,
-            (None, _) | (Some(_), None) => false,
-        };
-        match self.outcome.path {
-            Way::Direct => expected == Expected::Relayed || in_time(),
-            Way::Relay => expected != Expected::Direct,
-            Way::Mixed | Way::None => false,
-        }
+    pub fn kept(&self) -> Kept {
+        Kept::of(self.case, &self.outcome)
     }
 
     fn json(&self, origin: &Origin) -> Value {
@@ -78,11 +70,7 @@ impl Row {
             number(seconds(outcome.first_byte)),
             number(seconds(outcome.direct)),
             rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}")),
-            if self.keeps_promise() {
-                "kept"
-            } else {
-                "not kept"
-            },
+            self.kept().word(),
         )
     }
 }
@@ -96,6 +84,45 @@ pub const HEADER: &str = "\
 #[must_use]
 pub fn list(rows: &[Row], origin: &Origin) -> Value {
     rows.iter().map(|row| row.json(origin)).collect()
+}
+
+/// The head of the table of cases. The rate is the part of the runs that were as promised.
+pub const CASES_HEADER: &str = "\
+| pair                     | router  | ip      | rate | promise            |
+|--------------------------|---------|---------|------|--------------------|";
+
+/// The verdict on each case, for programs.
+#[must_use]
+pub fn cases(rows: &[Row], origin: &Origin) -> Value {
+    let verdicts = verdicts(rows);
+    let case = |verdict: &Verdict| {
+        json!({
+            "pair": verdict.case.pair.to_string(),
+            "router": verdict.case.router.word(),
+            "ip": verdict.case.ip.word(),
+            "expected": verdict.case.expected().word(),
+            "runs": verdict.runs,
+            "kept": verdict.kept,
+            "broken": verdict.broken,
+            "rate": rounded(verdict.rate()),
+            "promise": verdict.promise().word(),
+            "command": origin.command,
+            "commit": origin.commit,
+        })
+    };
+    verdicts.iter().map(case).collect()
+}
+
+/// The row of the table of cases.
+fn case_line(verdict: &Verdict) -> String {
+    format!(
+        "| {:<24} | {:<7} | {:<7} | {:>4.2} | {:<18} |",
+        verdict.case.pair.to_string(),
+        verdict.case.router.word(),
+        verdict.case.ip.word(),
+        rounded(verdict.rate()),
+        verdict.to_string(),
+    )
 }
 
 /// The table as a page, with what was counted over all rows.
@@ -121,18 +148,37 @@ pub fn page(rows: &[Row], origin: &Origin) -> String {
     page
 }
 
-/// How many rows there are of each kind.
+/// How many rows and cases there are of each kind; and the cases one by one, if any has several runs or
+/// is not as promised.
 #[must_use]
 pub fn summary(rows: &[Row]) -> String {
     let count = |holds: &dyn Fn(&Row) -> bool| rows.iter().filter(|row| holds(row)).count();
     let connected = count(&|row| row.outcome.first_byte.is_some());
     let direct = count(&|row| row.outcome.path == Way::Direct);
     let relayed = count(&|row| row.outcome.path == Way::Relay);
-    let kept = count(&Row::keeps_promise);
-    format!(
-        "{} runs: {connected} connected, {direct} direct, {relayed} relayed, {kept} as promised.",
-        rows.len()
-    )
+    let kept = count(&|row| row.kept() == Kept::Yes);
+    let verdicts = verdicts(rows);
+    let of = |promise| verdicts.iter().filter(move |it| it.promise() == promise);
+    let mut text = format!(
+        "{} runs: {connected} connected, {direct} direct, {relayed} relayed, {kept} as promised.\n\
+         {} cases: {} kept, {} not kept, {} with too few runs to say.",
+        rows.len(),
+        verdicts.len(),
+        of(Promise::Kept).count(),
+        of(Promise::Broken).count(),
+        of(Promise::Open).count(),
+    );
+    let told = |verdict: &&Verdict| verdict.runs > 1 || verdict.promise() == Promise::Broken;
+    let lines: Vec<String> = verdicts.iter().filter(told).map(case_line).collect();
+    if !lines.is_empty() {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\n\n{CASES_HEADER}\n{}", lines.join("\n"));
+    }
+    text
+}
+
+fn rounded(rate: f64) -> f64 {
+    (rate * 100.0).round() / 100.0
 }
 
 fn seconds(time: Option<Duration>) -> Option<f64> {
@@ -144,11 +190,11 @@ fn megabits(bits: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::nat_matrix::case::{Families, Flavour};
 
-    fn row(pair: &str, path: Way, direct: Option<u64>) -> Row {
+    pub(in super::super) fn row(pair: &str, path: Way, direct: Option<u64>) -> Row {
         Row {
             case: Case {
                 pair: pair.parse().unwrap(),
@@ -167,17 +213,6 @@ mod tests {
     }
 
     #[test]
-    fn promises_are_kept_or_not() {
-        assert!(row("port:port", Way::Direct, Some(4999)).keeps_promise());
-        assert!(!row("port:port", Way::Direct, Some(5001)).keeps_promise());
-        assert!(!row("port:port", Way::Relay, None).keeps_promise());
-        assert!(row("port:symmetric", Way::Direct, Some(14_000)).keeps_promise());
-        assert!(row("port:symmetric", Way::Relay, None).keeps_promise());
-        assert!(row("blocked:port", Way::Relay, None).keeps_promise());
-        assert!(!row("blocked:port", Way::None, None).keeps_promise());
-    }
-
-    #[test]
     fn the_list_has_the_fields_that_are_promised() {
         let origin = Origin {
             command: "make nat-matrix".to_owned(),
@@ -190,5 +225,37 @@ mod tests {
             "run": 1, "fault": null, "command": "make nat-matrix", "commit": "abc",
         }]);
         assert_eq!(list, expected);
+    }
+
+    #[test]
+    fn cases_are_told_with_their_rates() {
+        let origin = Origin {
+            command: "make nat-matrix".to_owned(),
+            commit: "abc".to_owned(),
+        };
+        let mut rows: Vec<Row> = (0..10)
+            .map(|_| row("port:symmetric", Way::Direct, Some(9000)))
+            .collect();
+        rows.push(row("port:symmetric", Way::Relay, None));
+        rows.push(row("port:port", Way::Direct, Some(5001)));
+        let list = cases(&rows, &origin);
+        assert_eq!(
+            list[0],
+            json!({
+                "pair": "port:symmetric", "router": "drops", "ip": "v4", "expected": "sprayed",
+                "runs": 11, "kept": 10, "broken": 0, "rate": 0.91, "promise": "kept",
+                "command": "make nat-matrix", "commit": "abc",
+            })
+        );
+        assert_eq!(list[1]["promise"], "not kept");
+        let page = page(&rows, &origin);
+        for told in [
+            "12 runs: 12 connected, 11 direct, 1 relayed, 10 as promised.",
+            "2 cases: 1 kept, 1 not kept, 0 with too few runs to say.",
+            "| port:symmetric           | drops   | v4      | 0.91 | kept: 10 of 11     |",
+            "| port:port                | drops   | v4      | 0.00 | not kept: 0 of 1   |",
+        ] {
+            assert!(page.contains(told), "no {told:?} in:\n{page}");
+        }
     }
 }

@@ -97,6 +97,31 @@ fn site(description: Description, index: usize, kind: Kind, case: Case) -> Descr
     })
 }
 
+/// Lets the nodes behind routers that block UDP talk with their cluster, and with nobody else: without it
+/// they could not join, and nothing would be known of how they reach each other.
+///
+/// # Errors
+/// A router refuses the rules.
+pub(super) fn let_control_through(lab: &Lab, case: Case) -> Result<()> {
+    let rules: String = lab
+        .node(CONTROL)
+        .addresses()
+        .iter()
+        .flat_map(|address| {
+            let ip = if address.is_ipv4() { "ip" } else { "ip6" };
+            let rule = "insert rule inet lab-filter forward";
+            ["saddr", "daddr"].map(|end| format!("{rule} {ip} {end} {address} accept\n"))
+        })
+        .collect();
+    for (index, kind) in case.pair.sites().into_iter().enumerate() {
+        if kind == Kind::UdpBlocked {
+            let gateway = format!("gateway-{}", SITES[index]);
+            lab.node(&gateway).nft(&rules)?;
+        }
+    }
+    Ok(())
+}
+
 /// Proves with plain UDP that every site's routers map and filter as their kind says.
 ///
 /// # Errors
