@@ -13,8 +13,8 @@ use serde_json::Value;
 
 /// Longer than anything takes that comes at all.
 const SOON: Duration = Duration::from_secs(30);
-/// Three times what a first byte may take.
-const FIRST_BYTE: Duration = Duration::from_millis(4500);
+/// What a first byte may take.
+const FIRST_BYTE: Duration = Duration::from_millis(1500);
 
 const BLOCK: &str = "table inet no-udp {\n\
     chain forward { type filter hook forward priority -10; meta l4proto udp drop; }\n}";
