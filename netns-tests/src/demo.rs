@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::lab::Lab;
 use crate::stage::{self, STEP_TIME};
 use crate::tiers::{Role, Tiers};
-use crate::{Description, Machine, require};
+use crate::{Attachment, Description, Impairment, Link, Machine, require};
 
 mod control;
 mod traffic;
@@ -63,6 +63,7 @@ pub fn run(out: &mut dyn Write) -> Result<()> {
         demo.begin()?;
         demo.deploy()?;
         demo.overlay("")?;
+        demo.follow_delays()?;
         demo.explain()?;
         demo.scale()?;
         demo.headless()?;
@@ -71,14 +72,18 @@ pub fn run(out: &mut dyn Write) -> Result<()> {
 }
 
 /// The two sites, each with a machine for its cluster's orchestrator and two nodes; root is on the
-/// relay's machine.
+/// relay's machine. The links of the nodes can be made slow.
 fn sites() -> Description {
     let mut description = stage::two_sites();
+    let mut seed = 3;
     for (site, orchestrator, nodes) in SITES {
-        description = description
-            .machine(Machine::host(orchestrator).at(site, 10))
-            .machine(Machine::host(nodes[0]).at(site, 11))
-            .machine(Machine::host(nodes[1]).at(site, 12));
+        description = description.machine(Machine::host(orchestrator).at(site, 10));
+        for (number, node) in (11..).zip(nodes) {
+            let link = Link::emulated(Impairment::default(), seed);
+            let at = Attachment::to(site).number(number).link(link);
+            description = description.machine(Machine::host(node).attach(at));
+            seed += 1;
+        }
     }
     description
 }

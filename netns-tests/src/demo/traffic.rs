@@ -4,19 +4,23 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::{CLIENT, Demo, STEP_TIME, WEB, site_of};
 use crate::stage::{self, FILE_BYTES, same_sha256, write_file};
-use crate::wait;
+use crate::{Impairment, wait};
 
 const FULL: &str = "shop.prod.web.prod.any.rr.local";
 const SHORT: &str = "web.prod.rr.local";
 /// Where servers offer files, and where datagrams come back.
 const FILES: u16 = 8000;
 const ECHO: u16 = 9000;
+/// What makes the nearest server the farthest, each way.
+const FAR: Duration = Duration::from_millis(80);
+/// How soon `closest` follows a change of delays.
+const FOLLOW_TIME: Duration = Duration::from_secs(10);
 
 impl Demo<'_> {
     /// All of them; `step` stands before their numbers.
@@ -53,7 +57,13 @@ impl Demo<'_> {
             seen.push(addresses);
         }
         ensure!(seen[0] == seen[1], "{seen:?}");
-        Ok(())
+        let (number, _) = self.far_server()?;
+        let name = format!("web.prod.{number}.instance.local");
+        let ping = self.client(&["ping", "-c1", "-W5", &name])?;
+        let line = ping.lines().find(|line| line.contains("time="));
+        let line = line.context(ping.clone())?.trim().to_owned();
+        let path = self.path_to(number)?;
+        self.say(format!("ping {name}: {line} via {path}"))
     }
 
     /// How often each server answers that many requests.
@@ -125,6 +135,44 @@ impl Demo<'_> {
             "web.prod.closest.local is {WEB}.{number} on {machine}, from {}: {path}",
             self.client
         ))
+    }
+
+    /// The link of the nearest server becomes slow, and `closest` goes elsewhere; then it is as it was.
+    pub(super) fn follow_delays(&mut self) -> Result<()> {
+        let closest = "http://web.prod.closest.local/";
+        let near = server_of(&self.curl("-4", closest)?);
+        let name = |number| format!("http://web.prod.{number}.instance.local/");
+        let mut machine = None;
+        for (number, candidate) in &self.servers {
+            if server_of(&self.curl("-4", &name(*number))?) == near {
+                machine = Some(candidate.clone());
+            }
+        }
+        let machine = machine.context("closest is none of the servers")?;
+        // What is on the client's own node needs no link.
+        ensure!(
+            machine != self.client,
+            "a server and the client are on {machine}"
+        );
+        let (site, _) = site_of(&machine).context("a server on no site")?;
+        let link = self.lab.link(&machine, site);
+        self.say(format!(
+            "closest is {near} on {machine}; its link gets {FAR:?} each way"
+        ))?;
+        for (delay, is_near) in [(FAR, false), (Duration::ZERO, true)] {
+            link.set_both(Impairment::delay(delay));
+            let since = Instant::now();
+            let found = wait::until("closest follows", FOLLOW_TIME, || {
+                let found = server_of(&self.curl("-4", closest)?);
+                ensure!((found == near) == is_near, "it is {found}");
+                Ok(found)
+            })?;
+            self.say(format!(
+                "with {delay:?} closest is {found} after {:.1?}",
+                since.elapsed()
+            ))?;
+        }
+        Ok(())
     }
 
     /// A server on another site than the client's: its number and its machine.

@@ -151,7 +151,13 @@ mod tests {
         for key in 0..MAX_SUBJECTS - left {
             assert!(newest.put(2 * MAX_SUBJECTS + key, 7, false, (), signed()));
         }
-        assert!(!newest.put(4 * MAX_SUBJECTS, 7, false, (), signed()), "full");
-        assert!(newest.put(2, 8, false, (), signed()), "a known one is taken");
+        assert!(
+            !newest.put(4 * MAX_SUBJECTS, 7, false, (), signed()),
+            "full"
+        );
+        assert!(
+            newest.put(2, 8, false, (), signed()),
+            "a known one is taken"
+        );
     }
 }
