@@ -19,6 +19,8 @@ use crate::wait;
 
 /// Between two echo requests, and the longest wait for an answer that may be lost.
 const ECHO_INTERVAL: Duration = Duration::from_millis(10);
+/// An echo that has no answer by then is lost.
+const LATE: Duration = Duration::from_secs(1);
 /// Between two pieces of the download: some 3 MB/s, so that it lasts as long as the test.
 const PIECE_INTERVAL: Duration = Duration::from_millis(5);
 const PIECE_BYTES: usize = 16 << 10;
@@ -43,8 +45,27 @@ pub struct Load {
 struct Shared {
     stop: AtomicBool,
     downloaded: AtomicU64,
-    /// When echos were sent that were answered, and when their answers came.
-    answered: Mutex<Vec<(Instant, Instant)>>,
+    echos: Mutex<Echos>,
+}
+
+/// The echos so far.
+#[derive(Debug, Default)]
+struct Echos {
+    /// When each was sent and whether it was answered, by its number.
+    sent: Vec<(Instant, bool)>,
+    /// When each that was answered was sent, and when its answer came, in the order of answers.
+    answered: Vec<(Instant, Instant)>,
+}
+
+/// What became of the echos of a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct While {
+    /// Echo requests that were sent in it.
+    pub sent: usize,
+    /// Those of them that were not answered.
+    pub lost: usize,
+    /// The longest time between two answers in it, its beginning and its end counted as answers.
+    pub longest_gap: Duration,
 }
 
 /// What became of the traffic.
@@ -91,10 +112,37 @@ impl Load {
     /// None is within `timeout`.
     pub fn wait_echo(&self, since: Instant, timeout: Duration) -> Result<Duration> {
         wait::until("an echo comes back", timeout, || {
-            let answered = self.shared.answered();
-            let found = answered.iter().find(|(sent, _)| *sent >= since);
+            let echos = self.shared.echos();
+            let found = echos.answered.iter().find(|(sent, _)| *sent >= since);
             let (_, came) = found.context("none has come")?;
             Ok(came.saturating_duration_since(since))
+        })
+    }
+
+    /// What became of the echos from `since` until now, when their answers have had a second to come.
+    ///
+    /// # Errors
+    /// Not one of them was answered.
+    pub fn since(&self, since: Instant) -> Result<While> {
+        let until = Instant::now();
+        // The last of them is answered, or lost for good.
+        let _ = wait::until("all are answered", LATE, || {
+            let lost = self.shared.echos().lost(since, until);
+            ensure!(lost == 0, "{lost} are not");
+            Ok(())
+        });
+        let echos = self.shared.echos();
+        let during = |at: &Instant| (since..=until).contains(at);
+        let came = echos.answered.iter().map(|(_, came)| *came);
+        let mut times: Vec<Instant> = came.filter(during).collect();
+        ensure!(!times.is_empty(), "no echo came back");
+        times.insert(0, since);
+        times.push(until);
+        let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+        Ok(While {
+            sent: echos.sent.iter().filter(|(at, _)| during(at)).count(),
+            lost: echos.lost(since, until),
+            longest_gap: gaps.max().unwrap_or_default(),
         })
     }
 
@@ -107,6 +155,18 @@ impl Load {
         wait::until("the download goes on", timeout, || {
             let now = self.shared.downloaded.load(Ordering::Relaxed);
             ensure!(now > before, "it stands at {now} bytes");
+            Ok(())
+        })
+    }
+
+    /// Waits until the download is well under way: so many bytes of it have come.
+    ///
+    /// # Errors
+    /// They do not come within `timeout`.
+    pub fn wait_downloaded(&self, bytes: u64, timeout: Duration) -> Result<()> {
+        wait::until("the download is under way", timeout, || {
+            let now = self.shared.downloaded.load(Ordering::Relaxed);
+            ensure!(now >= bytes, "it stands at {now} bytes");
             Ok(())
         })
     }
@@ -124,7 +184,8 @@ impl Load {
             downloaded == served,
             "{downloaded} bytes came of {served} that were sent"
         );
-        let answered = self.shared.answered();
+        let echos = self.shared.echos();
+        let answered = &echos.answered;
         let gaps = answered.windows(2).map(|pair| pair[1].1 - pair[0].1);
         Ok(Summary {
             downloaded,
@@ -143,12 +204,30 @@ impl Drop for Load {
 }
 
 impl Shared {
-    fn answered(&self) -> MutexGuard<'_, Vec<(Instant, Instant)>> {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn echos(&self) -> MutexGuard<'_, Echos> {
+        self.echos.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Echos {
+    /// Notes the answer to the echo of that number; a second one to the same is none.
+    fn note_answer(&mut self, number: Option<usize>) {
+        let sent = number.and_then(|number| self.sent.get_mut(number));
+        if let Some((at, answered @ false)) = sent {
+            *answered = true;
+            self.answered.push((*at, Instant::now()));
+        }
+    }
+
+    /// How many of those that were sent in a while have no answer.
+    fn lost(&self, since: Instant, until: Instant) -> usize {
+        let during = |at: &Instant| (since..=until).contains(at);
+        let lost = |(at, answered): &&(Instant, bool)| during(at) && !answered;
+        self.sent.iter().filter(lost).count()
     }
 }
 
@@ -211,10 +290,9 @@ fn download(mut stream: TcpStream, shared: &Shared) -> Result<u64> {
 
 fn ask(socket: &UdpSocket, shared: &Shared) -> Result<u64> {
     let mut sent: u64 = 0;
-    let mut times = Vec::new();
     socket.set_read_timeout(Some(ECHO_INTERVAL))?;
     while !shared.stopped() {
-        times.push(Instant::now());
+        shared.echos().sent.push((Instant::now(), false));
         // What is refused meanwhile is lost, as what a router drops is.
         let _ = socket.send(&sent.to_be_bytes());
         sent += 1;
@@ -224,9 +302,7 @@ fn ask(socket: &UdpSocket, shared: &Shared) -> Result<u64> {
             match socket.recv(&mut answer) {
                 Ok(8) => {
                     let number = usize::try_from(u64::from_be_bytes(answer)).ok();
-                    if let Some(at) = number.and_then(|number| times.get(number)) {
-                        shared.answered().push((*at, Instant::now()));
-                    }
+                    shared.echos().note_answer(number);
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -236,4 +312,28 @@ fn ask(socket: &UdpSocket, shared: &Shared) -> Result<u64> {
         }
     }
     Ok(sent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn echos_without_an_answer_are_lost_in_their_while_only() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut echos = Echos {
+            sent: [0, 10, 20, 30].map(|ms| (at(ms), false)).to_vec(),
+            answered: Vec::new(),
+        };
+        // Two answers to one are no answer to another, and there is no fourth.
+        for number in [0, 2, 2, 4] {
+            echos.note_answer(Some(number));
+        }
+        assert_eq!(echos.answered.len(), 2);
+        assert_eq!(echos.lost(at(0), at(30)), 2);
+        assert_eq!(echos.lost(at(0), at(5)), 0);
+        assert_eq!(echos.lost(at(10), at(20)), 1);
+        assert_eq!(echos.lost(at(31), at(40)), 0);
+    }
 }

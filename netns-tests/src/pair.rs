@@ -229,7 +229,9 @@ pub fn ensure_same_session(fleet: &Fleet<'_>, begun: [usize; 2]) -> Result<()> {
     let now = sessions(fleet)?;
     ensure!(
         now == begun,
-        "another session: {begun:?} had begun, now {now:?}"
+        "another session: {begun:?} had begun, now {now:?}\n{}{}",
+        fleet.log_of(NODES[0].0, "session")?,
+        fleet.log_of(NODES[1].0, "session")?
     );
     for ((machine, _), (_, peer)) in NODES.iter().zip(NODES.iter().rev()) {
         let peer = fleet.peer(machine, peer)?;

@@ -147,11 +147,21 @@ impl Fleet<'_> {
     /// # Errors
     /// The node has no running daemon.
     pub fn sessions_begun(&self, machine: &str) -> Result<usize> {
+        let log = self.log_of(machine, "session up")?;
+        Ok(log.lines().count())
+    }
+
+    /// The lines of a node's running daemon that contain `what`.
+    ///
+    /// # Errors
+    /// The node has no running daemon.
+    pub fn log_of(&self, machine: &str, what: &str) -> Result<String> {
         let daemon = self.daemons.get(machine);
         let daemon = daemon.with_context(|| format!("no daemon on {machine:?}"))?;
         let log = [daemon.stdout(), daemon.stderr()];
         let lines = log.iter().flat_map(|stream| stream.lines());
-        Ok(lines.filter(|line| line.contains("session up")).count())
+        let lines = lines.filter(|line| line.contains(what));
+        Ok(lines.map(|line| format!("{line}\n")).collect())
     }
 }
 
