@@ -63,7 +63,6 @@ pub fn run(out: &mut dyn Write) -> Result<()> {
         demo.begin()?;
         demo.deploy()?;
         demo.overlay("")?;
-        demo.follow_delays()?;
         demo.explain()?;
         demo.scale()?;
         demo.headless()?;

@@ -28,6 +28,9 @@ impl Demo<'_> {
         self.names(step)?;
         self.round_robin(step)?;
         self.closest_and_instance(step)?;
+        if step.is_empty() {
+            self.follow_delays()?;
+        }
         self.transfer(step)?;
         self.datagrams(step)
     }
@@ -138,7 +141,7 @@ impl Demo<'_> {
     }
 
     /// The link of the nearest server becomes slow, and `closest` goes elsewhere; then it is as it was.
-    pub(super) fn follow_delays(&mut self) -> Result<()> {
+    fn follow_delays(&mut self) -> Result<()> {
         let closest = "http://web.prod.closest.local/";
         let near = server_of(&self.curl("-4", closest)?);
         let name = |number| format!("http://web.prod.{number}.instance.local/");
