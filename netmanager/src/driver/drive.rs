@@ -260,6 +260,7 @@ impl Driver {
             session.paths = Paths::new(seed);
             if let Some(path) = path {
                 session.paths.handle_handshake(path, self.now);
+                session.paths.estimate(path, session.connection.rtt());
             }
         }
         if let Some(former) = former.filter(|former| *former != slot) {

@@ -260,6 +260,14 @@ impl Paths {
         self.switch(path, Reason::Handshake, now);
     }
 
+    /// Takes what the handshake says of a path's round-trip time: how long answers are waited for, until
+    /// one has come.
+    pub fn estimate(&mut self, path: Path, rtt: Duration) {
+        if let Some(candidate) = self.candidates.iter_mut().find(|c| c.path == path) {
+            candidate.smoothed.get_or_insert(rtt);
+        }
+    }
+
     /// Takes an authenticated reply that came over `path`.
     pub fn handle_reply(&mut self, path: Path, nonce: u64, now: Instant) {
         let active = self.active();

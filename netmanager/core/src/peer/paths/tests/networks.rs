@@ -47,3 +47,13 @@ fn what_was_lost_while_the_own_link_was_away_makes_no_lossy_path() {
     wire.run(SECOND / 10);
     assert_eq!(wire.paths.active(), Some(direct(1)));
 }
+
+#[test]
+fn a_path_that_breaks_right_after_the_handshake_is_left_as_soon_as_its_length_allows() {
+    let mut wire = Wire::new(&[(relay(), Some(20)), (direct(1), None)]);
+    wire.paths.handle_handshake(direct(1), wire.now);
+    wire.paths.estimate(direct(1), 5 * MS);
+    wire.paths.add(relay(), wire.now);
+    wire.run(SECOND);
+    assert_eq!(wire.paths.active(), Some(relay()));
+}
