@@ -1,16 +1,20 @@
-//! Texts for people, cut to what messages can hold: details, reasons and lines of logs.
+//! Texts for people, cut to what messages can hold: details, reasons and lines of logs; and what nodes
+//! say of themselves.
 //!
 //! Who writes them is an instance, a kernel or another host, so they may be of any length; and a
 //! message that is too long cuts the link that it was for, each time it is repeated. Texts of
 //! services are bounded where they are accepted, by `sla`.
 
-use weald_proto::codec::MAX_LIST_LEN;
-use weald_proto::control::{ClusterToRoot, Generation, Reason, Refusal};
+use weald_proto::codec::{MAX_LIST_LEN, MAX_SHORT_LIST_LEN};
+use weald_proto::control::{ClusterToRoot, Generation, NodeCapacity, Reason, Refusal};
 use weald_proto::name::InstanceId;
 
 /// Bytes of the longest detail and of the longest reason: some lines to read. Thousands of them fit
 /// into one report.
 pub const MAX_DETAIL: usize = 512;
+
+/// Bytes of all details of one report: a quarter of what a message holds.
+const MAX_DETAILS: usize = 1 << 20;
 
 /// Refusals of one offer that are told; as many of the longest fit into one message.
 pub const MAX_REFUSALS: usize = 4096;
@@ -26,6 +30,13 @@ pub const MAX_LOG: usize = 1 << 20;
 const MAX_RUNTIMES: usize = 8;
 const MAX_RUNTIME: usize = 32;
 
+/// Addons of a node that are told, and bytes of the name of each.
+const MAX_ADDONS: usize = 64;
+const MAX_ADDON: usize = 64;
+
+/// Addons of a whole cluster that are told.
+pub(crate) const MAX_CLUSTER_ADDONS: usize = MAX_SHORT_LIST_LEN;
+
 /// What stands where a text was cut.
 const CUT: &str = "…";
 
@@ -38,6 +49,20 @@ pub fn cut(mut text: String, most: usize) -> String {
         text.push_str(CUT);
     }
     text
+}
+
+/// Bytes of each detail in a report of so many instances.
+pub(crate) fn detail_in(instances: usize) -> usize {
+    MAX_DETAIL.min(MAX_DETAILS / instances.max(1))
+}
+
+/// What a node says that it has, as a cluster passes it on: all of its nodes in one message.
+pub(crate) fn capacity(mut capacity: NodeCapacity) -> NodeCapacity {
+    capacity.runtimes.truncate(MAX_RUNTIMES);
+    capacity.addons.truncate(MAX_ADDONS);
+    let addons = capacity.addons.into_iter();
+    capacity.addons = addons.map(|it| cut(it, MAX_ADDON)).collect();
+    capacity
 }
 
 /// A log as it is told: the last of its lines that fit, or why there are none.

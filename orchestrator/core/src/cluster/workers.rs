@@ -121,6 +121,7 @@ impl Cluster {
             step.effects.push(Effect::CloseWorker(node.clone(), text));
             return Ok(());
         }
+        let capacity = words::capacity(capacity);
         let mut key = None;
         if let Some(worker) = self.workers.get_mut(node) {
             worker.greeted = true;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use weald_proto::codec::{MAX_TEXT_LEN, Message as _};
 use weald_proto::control::{Phase, RootToCluster};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::statement::{Revocations, Statement};
 
-use super::state;
-use super::{ClusterState, CommandError, Distrusted, Effect, ONLY, Root, Step};
+use super::state::{self, StoredRevocations};
+use super::{ClusterState, CommandError, Distrusted, Effect, ONLY, Root, Step, signed_or_fault};
 use crate::Now;
 use crate::record::Write;
 
@@ -69,9 +70,11 @@ impl Root {
         let known = self.clusters.get(name);
         let known = known.ok_or_else(|| CommandError::unknown("cluster", name))?;
         let key = self.trust.key_hash(&known.key);
-        self.distrust(Some(key), None, step)?;
-        // Its blocks will be others', so nobody may believe what it has signed.
+        self.with_distrusted(Some(key), None)?;
+        // Its blocks will be others', so nobody may believe what it has signed. Nobody takes up a grant
+        // of a key that is revoked already, so that comes behind.
         self.withdraw_grant(name, now, step);
+        self.distrust(Some(key), None, step)?;
         self.clusters.remove(name);
         step.writes
             .push(Write::delete(state::CLUSTER, name.to_string()));
@@ -123,13 +126,14 @@ impl Root {
                 step.effects.push(Effect::CloseCluster(name, text));
             }
             Distrusted::Organisation(organisation) => {
-                self.distrust(None, Some(organisation.clone()), step)?;
+                self.with_distrusted(None, Some(&organisation))?;
                 let services = self.services.values();
                 let own = services.filter(|it| it.spec.organisation == organisation);
                 let own: Vec<_> = own.map(|it| it.spec.name.clone()).collect();
                 for service in own {
                     self.undeploy_all(&service, step)?;
                 }
+                self.distrust(None, Some(&organisation), step)?;
             }
         }
         Ok(())
@@ -175,14 +179,13 @@ impl Root {
         self.distrust(Some(key), None, step)
     }
 
-    /// Adds to the list of the revoked and tells it, or changes nothing: a list that cannot be signed
-    /// would never be told.
-    fn distrust(
-        &mut self,
+    /// The list of the revoked with somebody more. One that cannot be told is refused: whoever is
+    /// revoked in it would be so for root alone.
+    fn with_distrusted(
+        &self,
         key: Option<[u8; 32]>,
-        organisation: Option<Organisation>,
-        step: &mut Step,
-    ) -> Result<(), CommandError> {
+        organisation: Option<&Organisation>,
+    ) -> Result<StoredRevocations, CommandError> {
         let mut revocations = self.revocations.clone();
         revocations.epoch += 1;
         if let Some(key) = key
@@ -191,17 +194,33 @@ impl Root {
             revocations.keys.push(key);
         }
         if let Some(organisation) = organisation
-            && !revocations.organisations.contains(&organisation)
+            && !revocations.organisations.contains(organisation)
         {
-            revocations.organisations.push(organisation);
+            revocations.organisations.push(organisation.clone());
         }
-        let statement = Statement::Revocations(revocations.list());
-        let signed = self.trust.sign(&statement).map_err(CommandError::Untold)?;
-        self.revocations = revocations;
+        // Whatever is signed is one field of a message. More keys than a list may have are longer, too.
+        let list = Statement::Revocations(revocations.list());
+        match list.encode().map_or(usize::MAX, |bytes| bytes.len()) {
+            ..=MAX_TEXT_LEN => Ok(revocations),
+            len => Err(CommandError::Untold(len)),
+        }
+    }
+
+    /// Adds to the list of the revoked and tells it, or changes nothing.
+    fn distrust(
+        &mut self,
+        key: Option<[u8; 32]>,
+        organisation: Option<&Organisation>,
+        step: &mut Step,
+    ) -> Result<(), CommandError> {
+        self.revocations = self.with_distrusted(key, organisation)?;
         let key = ONLY.to_owned();
         let stored = Write::put(state::REVOCATIONS, key, &self.revocations)?;
         step.writes.push(stored);
-        self.tell_greeted(&RootToCluster::Revocations(signed), step);
+        let statement = Statement::Revocations(self.revocations.list());
+        if let Some(signed) = signed_or_fault(self.trust.sign(&statement), step) {
+            self.tell_greeted(&RootToCluster::Revocations(signed), step);
+        }
         Ok(())
     }
 }

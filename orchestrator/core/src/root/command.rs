@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use weald_proto::codec::MAX_TEXT_LEN;
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::name::{InstanceId, ServiceName};
 
@@ -163,8 +164,10 @@ pub enum CommandError {
     )]
     TooManyRevoked(usize),
     /// The list of the revoked with somebody more cannot be told.
-    #[error("nobody more can be revoked, nothing was changed: {0}; set up a new root")]
-    Untold(String),
+    #[error(
+        "nobody more can be revoked, nothing was changed: the signed list would have {0} bytes, and at most {MAX_TEXT_LEN} can be told; set up a new root"
+    )]
+    Untold(usize),
     /// A fault of the program.
     #[error(transparent)]
     Record(#[from] RecordError),

@@ -12,6 +12,7 @@ use weald_proto::spec::{Place, Resources, ServiceSpec};
 use weald_proto::table::PortMapping;
 
 use crate::resources::{self, combine, left, sum};
+use crate::words::MAX_CLUSTER_ADDONS;
 
 /// Why nothing was reserved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -276,6 +277,7 @@ impl Inventory {
         all.runtimes.dedup();
         all.addons.sort_unstable();
         all.addons.dedup();
+        all.addons.truncate(MAX_CLUSTER_ADDONS);
         all.free_millicpus_mean_deviation = mean_deviation(live().map(|it| it.free().millicpus));
         all.free_memory_mean_deviation = mean_deviation(live().map(|it| it.free().memory_mib));
         // Weighted by size: a busy small node does not make a large cluster busy.

@@ -7,7 +7,7 @@ use weald_proto::control::{Generation, InstanceReport, Phase};
 use weald_proto::name::InstanceId;
 
 use super::REPEAT;
-use crate::words::{MAX_DETAIL, cut};
+use crate::words::{MAX_DETAIL, cut, detail_in};
 
 /// A report that is to be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,7 +102,13 @@ impl Reporter {
             .items
             .values()
             .filter(|item| complete || !item.acknowledged);
-        let instances = said.map(|item| item.report.clone()).collect();
+        let said: Vec<_> = said.map(|item| &item.report).collect();
+        let most = detail_in(said.len());
+        let instances = said.into_iter().map(|report| InstanceReport {
+            detail: cut(report.detail.clone(), most),
+            ..report.clone()
+        });
+        let instances = instances.collect();
         self.sequence += 1;
         self.last = Some(now);
         self.changed = false;

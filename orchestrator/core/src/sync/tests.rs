@@ -91,3 +91,31 @@ fn a_later_life_has_not_ended_because_the_end_of_an_earlier_one_is_known() {
     assert!(duties.handle_known_end(&instance(), 2));
     assert!(duties.get(&instance()).is_none());
 }
+
+#[test]
+fn however_many_say_much_a_report_holds_all_of_it() {
+    use weald_proto::codec::Message as _;
+    use weald_proto::control::ClusterToRoot;
+
+    let mut reporter = Reporter::default();
+    reporter.connected();
+    for number in 0..8_000 {
+        let instance = InstanceId {
+            number,
+            ..instance()
+        };
+        reporter.set(InstanceReport {
+            detail: "ü".repeat(100_000),
+            ..InstanceReport::new(instance, 1, Phase::Failed)
+        });
+    }
+    let sent = reporter.poll(std::time::Duration::ZERO).unwrap();
+    assert_eq!((sent.complete, sent.instances.len()), (true, 8_000));
+    assert!(sent.instances.iter().all(|it| it.detail.len() > 100));
+    let report = ClusterToRoot::Report {
+        sequence: sent.sequence,
+        complete: sent.complete,
+        instances: sent.instances,
+    };
+    assert_eq!(ClusterToRoot::decode(&report.encode().unwrap()), Ok(report));
+}

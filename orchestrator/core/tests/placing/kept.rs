@@ -1,6 +1,7 @@
 //! What root has acknowledged is on its disk: another that takes it up knows as much.
 
 use orchestrator_core::root::Distrusted;
+use weald_proto::control::RootToCluster;
 
 use super::*;
 
@@ -124,4 +125,26 @@ fn who_cannot_be_told_of_is_not_revoked() {
     assert_eq!(same(&tiers), list);
     let shop = tiers.deploy(draft("shop", 500, 400));
     assert_eq!(tiers.host(&shop), "munich/a");
+}
+
+/// Nobody takes up a grant whose key is revoked: what takes the addresses away has to come before.
+#[test]
+fn the_grant_of_a_removed_cluster_is_withdrawn_before_its_key_is_revoked() {
+    let mut tiers = Tiers::new(&[("munich", &[]), ("ulm", &[])]);
+    let remove = Command::RemoveCluster(label("munich"));
+    let now = tiers.at();
+    let (step, _) = tiers.root.command(remove, &Scope::All, now).unwrap();
+    let told = step.effects.iter().filter_map(|effect| match effect {
+        root::Effect::ToCluster(name, RootToCluster::Grant(_)) if *name == label("ulm") => {
+            Some("grant")
+        }
+        root::Effect::ToCluster(name, RootToCluster::Revocations(_)) if *name == label("ulm") => {
+            Some("revocations")
+        }
+        root::Effect::ToCluster(..)
+        | root::Effect::CloseCluster(..)
+        | root::Effect::Fault(_)
+        | root::Effect::Logs { .. } => None,
+    });
+    assert_eq!(Vec::from_iter(told), ["grant", "revocations"]);
 }

@@ -340,3 +340,31 @@ fn what_a_netmanager_claims_of_itself_gives_it_nothing() {
     }
     assert_eq!(tiers.host(&instance), "munich/a");
 }
+
+/// Whatever nodes say that they have, their cluster can say it of all of them: each of its messages
+/// is encoded here.
+#[test]
+fn nodes_that_say_much_do_not_silence_their_cluster() {
+    let names = ["a", "b", "c"];
+    let mut tiers = Tiers::new(&[("munich", &names.map(|name| (name, 100, 100)))]);
+    for name in names {
+        let addons = (0..1024).map(|number| format!("{name} {number:0>1000}"));
+        let capacity = NodeCapacity {
+            total: Resources::default(),
+            runtimes: vec![Runtime::Process; 1024],
+            addons: addons.collect(),
+            place: None,
+        };
+        let hello = WorkerToCluster::Hello {
+            version: weald_proto::control::VERSION,
+            capacity,
+        };
+        tiers.worker_says(&NodeId::new(label("munich"), label(name)), hello);
+    }
+    tiers.pass(Duration::from_secs(2));
+    let (_, standing, aggregate, nodes) = tiers.root.clusters().next().unwrap();
+    assert_eq!((standing, nodes.len()), (Standing::Alive, 3));
+    assert!(nodes.iter().all(|it| it.capacity.addons.len() == 64));
+    // Those of a node differ only behind what is told of a name.
+    assert_eq!(aggregate.unwrap().addons.len(), 3);
+}

@@ -106,6 +106,39 @@ fn all_together_are_bounded_and_restored_as_they_were() {
     assert_eq!(Subjects::restore(list).list().len(), MAX_SUBJECTS);
 }
 
+/// A node has at most 256 instances, whatever their names: its lease is signed. What is longer than
+/// anybody could pass on is not.
+#[test]
+fn the_lease_of_a_full_node_is_signed_and_a_longer_one_is_not() {
+    let world = World::new();
+    let part = "n".repeat(30);
+    let leased = |number: u32| LeasedInstance {
+        instance: format!("{part}.{part}.{part}.{part}.{}", u32::MAX - number)
+            .parse()
+            .unwrap(),
+        organisation: organisation(&"o".repeat(63)),
+        generation: u64::MAX,
+        instance_ip: Dual {
+            v4: Some([10, 30, 1, 7].into()),
+            v6: Some([0xff; 16].into()),
+        },
+    };
+    let of = |count: u32| {
+        Statement::Lease(Lease {
+            node: format!("munich/{}", "a".repeat(63)).parse().unwrap(),
+            epoch: u64::MAX,
+            expires: u64::MAX,
+            instances: (0..count).map(leased).collect(),
+            ..lease(1)
+        })
+    };
+    let signed = sign_cluster(&world.munich, &of(256)).unwrap();
+    assert!(signed.statement.len() <= MAX_STATEMENT_LEN);
+    let fault = sign_cluster(&world.munich, &of(512)).unwrap_err();
+    assert!(matches!(fault, SignFault::TooLong { .. }), "{fault}");
+    assert!(fault.to_string().contains("at most 65536 can be passed on"));
+}
+
 fn row(number: u32, removed: bool) -> Statement {
     let mut row = instance(1);
     row.instance.number = number;
