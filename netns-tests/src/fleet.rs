@@ -341,7 +341,11 @@ impl<'lab> Fleet<'lab> {
     /// The program refuses.
     pub fn down(&mut self, machine: &str) -> Result<()> {
         self.stop(machine)?;
-        self.tool(machine, &["down"]).map(drop)
+        let said = self.tool_json(machine, &["down"])?;
+        let overlay = self.overlay_name(machine);
+        let is_down = said.iter().any(|said| said["down"] == overlay.as_str());
+        ensure!(is_down, "down says {said:?} of {overlay}");
+        Ok(())
     }
 
     /// Runs a tool of the netmanager on a machine and returns what it prints.

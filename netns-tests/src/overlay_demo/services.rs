@@ -33,7 +33,16 @@ impl Demo<'_> {
                 ensure!(hosts.contains(address), "getent {database}: {hosts}");
             }
             self.say(format!("{name}: {v4} {v6} (dig and getent agree)"))?;
+            // The other zone, and TCP, as resolvers use it after a truncated answer.
+            let other = name.replace(".local", ".weald.internal");
+            for asked in [name, &other] {
+                for (kind, address) in [("A", &v4), ("AAAA", &v6)] {
+                    let answer = self.client(&["dig", "+tcp", "+short", asked, kind])?;
+                    expect("over TCP", answer.trim(), address)?;
+                }
+            }
         }
+        self.say("the same over TCP, and in zone weald.internal")?;
         let ping = self.client(&["ping", "-c1", "-W5", "shop.prod.web.prod.1.instance.local"])?;
         let line = ping
             .lines()
