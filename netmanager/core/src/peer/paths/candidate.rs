@@ -11,8 +11,8 @@ use super::{
 
 /// Probes of one path that may be unanswered at once and are still recognised.
 const MAX_OUTSTANDING: usize = 4;
-/// Probes that follow each other at once on a path that a packet has just come over: it is most
-/// likely to work, and one lost probe must not cost [`SILENT_INTERVAL`].
+/// Probes that follow each other at once on a path that is new: the first one may come before the peer
+/// has its keys, and one that is lost must not cost [`SILENT_INTERVAL`].
 const EAGER_PROBES: u64 = 4;
 /// Lost probes of the last 32, half a minute of a path in use, that are forgiven it: less than a
 /// tenth may be chance. One that
@@ -104,6 +104,12 @@ impl Candidate {
             self.busy_since = Some(now);
         }
         self.heard = Some(now);
+        if !self.answers() {
+            // The other direction works; but what comes all the time must not be answered each time.
+            let last = self.outstanding.back().map(|probe| probe.sent);
+            let soon = last.map_or(now, |sent| now.max(sent + ANSWER_TIMEOUT_MIN));
+            self.next_probe = self.next_probe.min(soon);
+        }
     }
 
     /// Notes that it is asked now why it is silent, and until when it should have answered, by what it
@@ -184,7 +190,7 @@ impl Candidate {
             PROBE_INTERVAL
         } else if self.answers() {
             STANDBY_INTERVAL
-        } else if self.learned && !self.proven && self.sent <= EAGER_PROBES {
+        } else if !self.proven && self.sent <= EAGER_PROBES {
             ANSWER_TIMEOUT_MIN
         } else {
             SILENT_INTERVAL

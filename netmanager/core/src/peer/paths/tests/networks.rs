@@ -1,4 +1,4 @@
-//! This node's networks change: its paths are looked at without waiting for silence.
+//! Paths that come, go and come back: none of them waits for the next probe that is due.
 
 use super::*;
 
@@ -56,4 +56,45 @@ fn a_path_that_breaks_right_after_the_handshake_is_left_as_soon_as_its_length_al
     wire.paths.add(relay(), wire.now);
     wire.run(SECOND);
     assert_eq!(wire.paths.active(), Some(relay()));
+}
+
+#[test]
+fn the_first_probe_of_a_path_may_be_lost() {
+    let mut wire = Wire::new(&[(relay(), None), (direct(1), Some(5))]);
+    wire.paths.handle_handshake(direct(1), wire.now);
+    wire.paths.add(relay(), wire.now);
+    // The peer has no keys yet.
+    wire.run(50 * MS);
+    wire.set(relay(), Some(20));
+    wire.run(SECOND / 2);
+    let answers = wire.paths.views(wire.now).all(|view| view.answers);
+    assert!(
+        answers,
+        "{:?}",
+        wire.paths.views(wire.now).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_silent_path_that_something_comes_over_is_asked_at_once_and_not_each_time() {
+    let mut wire = Wire::new(&[(relay(), None), (direct(1), Some(5))]);
+    wire.paths.handle_handshake(direct(1), wire.now);
+    wire.paths.add(relay(), wire.now);
+    wire.run(21 * SECOND);
+    let before = wire.sent(relay());
+    for _ in 0..100 {
+        wire.paths.note_packet(relay(), wire.now);
+        wire.run(10 * MS);
+    }
+    let asked = wire.sent(relay()) - before;
+    assert!((3..=4).contains(&asked), "{asked} probes in a second");
+    wire.set(relay(), Some(20));
+    wire.paths.note_packet(relay(), wire.now);
+    wire.run(SECOND / 2);
+    let answers = wire.paths.views(wire.now).all(|view| view.answers);
+    assert!(
+        answers,
+        "{:?}",
+        wire.paths.views(wire.now).collect::<Vec<_>>()
+    );
 }
