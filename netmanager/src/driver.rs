@@ -212,7 +212,7 @@ struct Driver {
 
     peers: BTreeMap<PeerId, PeerEntry>,
     relays: Vec<RelayEntry>,
-    next_relay: u32,
+    relay_plan: relays::Plan,
     cluster: Option<ClusterLink>,
     relay_token: Option<Vec<u8>>,
     shown: Vec<u8>,
@@ -317,7 +317,7 @@ impl Driver {
             measured: BTreeSet::new(),
             peers: BTreeMap::new(),
             relays: Vec::new(),
-            next_relay: 0,
+            relay_plan: relays::Plan::default(),
             cluster: config
                 .cluster
                 .map(|addresses| ClusterLink::new(addresses, now)),

@@ -19,6 +19,7 @@ pub mod carrier;
 pub mod loss;
 pub mod paths;
 pub mod punch;
+pub mod relay_choice;
 pub mod relay_link;
 
 /// How long a handshake may take before the attempt is given up: a cold relay link, two round

@@ -35,6 +35,7 @@ impl Driver {
                 self.touched.insert(slot);
             }
         }
+        self.measure_relays_anew();
         self.redial_relays();
         self.redial_cluster();
         self.redial_peers();

@@ -1,4 +1,5 @@
-//! The relays of the table: a session and a registration with each.
+//! The relays of the table: a session and a registration with each of those that are kept. Which these are
+//! is netmanager-core's `peer::relay_choice`.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -18,10 +19,11 @@ use super::drive::CloseCode;
 use super::session::With;
 use crate::quic::{self, Slot};
 
+mod choice;
 mod stream;
 
-/// Relays that a node keeps a session with: being reachable must not cost more than that.
-const MAX_RELAYS: usize = 4;
+pub(super) use self::choice::Plan;
+
 /// First pause after a relay was lost; doubled with every failure.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// Longest pause between attempts to reach a relay.
@@ -145,13 +147,7 @@ impl RelayEntry {
 impl Driver {
     /// Brings the relays in line with the table.
     pub(super) fn update_relays(&mut self) {
-        let rows: Vec<_> = self
-            .table
-            .relays()
-            .iter()
-            .take(MAX_RELAYS)
-            .cloned()
-            .collect();
+        let rows = self.wanted_relays();
         let gone: Vec<RelayIndex> = self
             .relays
             .iter()
@@ -164,7 +160,7 @@ impl Driver {
             .filter(|entry| gone.contains(&entry.index));
         let mut left: Vec<SocketAddr> = left.flat_map(RelayEntry::observers).collect();
         for index in gone {
-            self.drop_relay(index, "not in the table any more");
+            self.drop_relay(index, "not in the table any more, or others are nearer");
             self.io.tunnels.close(index);
             self.relays.retain(|entry| entry.index != index);
         }
@@ -187,8 +183,7 @@ impl Driver {
                 }
                 continue;
             }
-            let index = RelayIndex(self.next_relay);
-            self.next_relay += 1;
+            let index = self.relay_plan.next_index();
             self.relays.push(RelayEntry {
                 index,
                 id: row.id,
@@ -288,6 +283,7 @@ impl Driver {
             tracing::info!(relay = %entry.id, why = reason, "relay lost");
         }
         let slot = entry.session;
+        self.relay_plan.choice.handle_silent(&entry.id, self.now);
         for observer in entry.observers() {
             self.surroundings.lose_observer(observer, self.now);
         }
@@ -431,6 +427,7 @@ impl Driver {
                 self.drive_relay(index);
             }
         }
+        self.choose_relays();
     }
 
     pub(super) fn relay_deadline(&self) -> Option<Instant> {
@@ -442,6 +439,7 @@ impl Driver {
             .iter()
             .filter_map(|entry| entry.retry_at)
             .chain(links)
+            .chain(self.relay_plan.choice.poll_timeout())
             .min()
     }
 }

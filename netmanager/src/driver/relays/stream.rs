@@ -17,6 +17,10 @@ use crate::quic::Slot;
 impl Driver {
     /// The handshake with a relay is done: derive the keys, open the stream, show the token.
     pub(in crate::driver) fn start_relay_link(&mut self, slot: Slot, index: RelayIndex) {
+        if !self.is_to_stay(slot, index) {
+            // It was measured, and closed with that.
+            return;
+        }
         let token = self.relay_token().unwrap_or_default().to_vec();
         let revoked = self.revoked.clone();
         let Some(entry) = self.relays.iter_mut().find(|entry| entry.index == index) else {
