@@ -17,6 +17,7 @@ use weald_proto::session::PeerToPeer;
 use weald_proto::stream::framed;
 
 use super::Driver;
+use super::relays::RelayEntry;
 use crate::quic::Slot;
 
 /// How often silent paths make a node ask where it is, all of them together. One that is silent makes
@@ -151,6 +152,7 @@ impl Driver {
 
     /// Does what the core wants for a direct way.
     pub(super) fn drive_punch(&mut self, slot: Slot) {
+        let is_blocked = self.is_udp_blocked();
         let Some((peer, session)) = self.sessions.with_peer(slot) else {
             return;
         };
@@ -158,6 +160,7 @@ impl Driver {
         let Some(punch) = session.punch.as_mut() else {
             return;
         };
+        punch.set_udp_blocked(is_blocked);
         punch.set_direct(is_direct, self.now);
         punch.handle_timeout(self.now);
         let mut is_news = false;
@@ -200,6 +203,13 @@ impl Driver {
                 .any(|view| view.path == Path::Direct(at))
         };
         self.io.extra.keep_only(slot, is_path);
+    }
+
+    /// Whether this node reaches its relays, and all of them over TCP only.
+    fn is_udp_blocked(&self) -> bool {
+        let mut registered = self.relays.iter().filter(|relay| relay.is_registered());
+        let over_tcp = |relay: &RelayEntry| relay.carriers.in_use() == Carrier::Tcp;
+        registered.clone().next().is_some() && registered.all(over_tcp)
     }
 
     fn next_punch_event(&mut self, slot: Slot) -> Option<PunchEvent> {

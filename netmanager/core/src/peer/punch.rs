@@ -136,6 +136,8 @@ pub struct Punch {
     mine: Mine,
     theirs: Option<Theirs>,
     is_direct: bool,
+    /// This node's network lets no UDP out, as far as can be told.
+    udp_blocked: bool,
     round: u32,
     failures: usize,
     last_round: Option<Instant>,
@@ -170,6 +172,7 @@ impl Punch {
             mine: Mine::default(),
             theirs: None,
             is_direct: false,
+            udp_blocked: false,
             round: 0,
             failures: 0,
             last_round: None,
@@ -238,6 +241,12 @@ impl Punch {
             | PeerToPeer::BenchAsk { .. }
             | PeerToPeer::BenchAnswer { .. } => Vec::new(),
         }
+    }
+
+    /// Notes whether this node's network lets no UDP out. Rounds go on, because a peer may be on the same
+    /// LAN, but no port is searched for: it would be in vain, and the next time is an hour later.
+    pub const fn set_udp_blocked(&mut self, is_blocked: bool) {
+        self.udp_blocked = is_blocked;
     }
 
     /// Notes whether a direct path to the peer is proven. When the last one is lost, attempts start

@@ -1,28 +1,18 @@
 //! What is told of attempts to reach a peer directly.
 
 use netmanager_core::peer::candidates::Refusal;
-use netmanager_core::peer::carrier::Carrier;
 use netmanager_core::peer::paths::Path;
-use netmanager_core::peer::punch::{Standing, TargetView};
+use netmanager_core::peer::punch::TargetView;
 use weald_proto::session::{CandidateKind, NatMapping};
 
 use crate::api::report::{DirectReport, TargetReport};
 use crate::driver::Driver;
-use crate::driver::relays::RelayEntry;
 use crate::driver::session::Session;
 
 impl Driver {
     pub(super) fn direct_report(&self, session: &Session) -> Option<DirectReport> {
         let punch = session.punch.as_ref()?;
-        let mut standing = punch.standing();
-        let mut registered = self.relays.iter().filter(|relay| relay.is_registered());
-        let over_tcp = |relay: &RelayEntry| relay.carriers.in_use() == Carrier::Tcp;
-        if standing == Standing::NoAnswer
-            && registered.clone().next().is_some()
-            && registered.all(over_tcp)
-        {
-            standing = Standing::UdpBlocked;
-        }
+        let standing = punch.standing();
         let (here, there) = punch.mappings();
         let answers = |target: &TargetView| {
             let path = Path::Direct(target.address);

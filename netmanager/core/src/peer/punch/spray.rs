@@ -86,7 +86,7 @@ impl Punch {
     /// Starts to spray if this is a hard pair and it is allowed.
     pub(super) fn begin_spray(&mut self, now: Instant) {
         // Who is reached already only follows a round of the other end.
-        if !self.limits.spray || self.is_direct || self.spray.is_some() {
+        if !self.limits.spray || self.is_direct || self.udp_blocked || self.spray.is_some() {
             return;
         }
         let theirs = self.theirs.as_ref();

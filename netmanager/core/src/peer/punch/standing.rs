@@ -97,6 +97,10 @@ impl Punch {
         if self.is_direct {
             return Standing::Direct;
         }
+        // Whatever else is in the way, nothing helps before this.
+        if self.udp_blocked {
+            return Standing::UdpBlocked;
+        }
         if !self.limits.punch {
             return Standing::Disabled;
         }

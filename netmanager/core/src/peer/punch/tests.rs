@@ -539,3 +539,33 @@ fn what_may_not_be_probed_is_told_and_never_sent_to() {
     assert_eq!(targets.len(), MAX_PEER_CANDIDATES - 1);
     assert!(!targets.contains(&victim));
 }
+
+#[test]
+fn a_node_whose_udp_is_blocked_says_so_and_keeps_its_search_for_later() {
+    let now = start();
+    let mut pair = hard(PunchLimits::default(), now);
+    pair.leader.0.set_udp_blocked(true);
+    pair.follower.0.set_udp_blocked(true);
+    let later = now + Duration::from_secs(60);
+    let ports = |probes: Probes| {
+        let ports = probes.iter().map(|(to, _, _)| to.port());
+        ports.collect::<std::collections::BTreeSet<u16>>().len()
+    };
+    let (search, open) = run(&mut pair, now, later);
+    assert!(open.iter().all(|probe| probe.2 == From::Main));
+    let searched = ports(search);
+    assert!(searched <= 3, "{searched} ports");
+    assert_eq!(pair.leader.0.standing(), Standing::UdpBlocked);
+    let silent = Punch::new(true, PunchLimits::default(), 1, Searches::default());
+    let mut blocked = Punch::new(true, PunchLimits::default(), 1, Searches::default());
+    blocked.set_udp_blocked(true);
+    assert_eq!(silent.standing(), Standing::PeerSilent);
+    assert_eq!(blocked.standing(), Standing::UdpBlocked);
+
+    pair.leader.0.set_udp_blocked(false);
+    pair.follower.0.set_udp_blocked(false);
+    let (search, _) = run(&mut pair, later, later + Duration::from_secs(600));
+    let searched = ports(search);
+    assert!(searched > 900, "{searched} ports");
+    assert_eq!(pair.leader.0.standing(), Standing::SearchSpent);
+}
