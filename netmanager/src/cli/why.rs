@@ -7,7 +7,7 @@ use super::failure::{Failure, Kind};
 use super::show::unexpected;
 use super::table::{Table, print, print_json, rtt};
 use crate::api::message::{Answer, Request};
-use crate::api::report::{DirectReport, PeerReport};
+use crate::api::report::{DirectReport, PathCandidate, PeerReport};
 
 pub(super) fn why(options: &Options, wanted: &str) -> Result<(), Failure> {
     let Answer::Peers(peers) = options.ask(&Request::Peers {})? else {
@@ -57,6 +57,10 @@ fn text(peer: &PeerReport) -> String {
         direct_rows(direct, &mut row);
     }
     for candidate in &peer.candidates {
+        if peer.session_ms.is_none() {
+            row("way", way_without_session(candidate));
+            continue;
+        }
         row(
             "way",
             format!(
@@ -75,6 +79,12 @@ fn text(peer: &PeerReport) -> String {
         let _ = writeln!(text, "\nTo have a direct path: {}.", direct.advice);
     }
     text
+}
+
+/// Nothing was probed there: what counts is whether it was tried, and why not.
+fn way_without_session(way: &PathCandidate) -> String {
+    let reason = way.reason.as_ref().map(|reason| format!(": {reason}"));
+    format!("{}: {}{}", way.path, way.state, reason.unwrap_or_default())
 }
 
 fn direct_rows(direct: &DirectReport, row: &mut impl FnMut(&str, String)) {
@@ -106,7 +116,7 @@ fn direct_rows(direct: &DirectReport, row: &mut impl FnMut(&str, String)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::report::TargetReport;
+    use crate::api::report::{PathReport, TargetReport};
 
     fn peer(node: &str) -> PeerReport {
         PeerReport {
@@ -156,6 +166,7 @@ mod tests {
         };
         let shown = text(&PeerReport {
             direct: Some(direct),
+            session_ms: Some(1),
             ..peer("b/two")
         });
         for part in [
@@ -163,6 +174,32 @@ mod tests {
             "203.0.113.1:5: reflexive, 9 probes, no answer",
             "10.0.0.1:5: not tried: foreign_private_address",
             "To have a direct path: allow outgoing UDP.",
+        ] {
+            assert!(shown.contains(part), "{part:?} is not in:\n{shown}");
+        }
+    }
+
+    #[test]
+    fn without_a_session_every_way_is_listed_with_what_became_of_it() {
+        let way = |last, state: &str, reason: Option<&str>| PathCandidate {
+            path: PathReport::Direct {
+                address: ([192, 0, 2, last], 5).into(),
+            },
+            state: state.to_owned(),
+            reason: reason.map(str::to_owned),
+            ..PathCandidate::default()
+        };
+        let shown = text(&PeerReport {
+            state: "down".to_owned(),
+            candidates: vec![
+                way(1, "no_answer", None),
+                way(2, "refused", Some("foreign_private_address")),
+            ],
+            ..peer("b/two")
+        });
+        for part in [
+            "192.0.2.1:5: no_answer\n",
+            "192.0.2.2:5: refused: foreign_private_address\n",
         ] {
             assert!(shown.contains(part), "{part:?} is not in:\n{shown}");
         }

@@ -245,6 +245,7 @@ impl Driver {
         }
         entry.dial_pending = false;
         entry.refused.clear();
+        entry.dialled.clear();
         let former = entry.session.replace(slot);
         let gone = entry.fast.reset();
         self.fast.forget(gone);

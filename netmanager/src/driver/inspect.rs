@@ -14,6 +14,7 @@ use weald_proto::table::AcceptPolicy;
 
 mod direct;
 mod network;
+mod unreached;
 
 use super::Driver;
 use super::peers::PeerEntry;
@@ -113,7 +114,7 @@ impl Driver {
         }
     }
 
-    fn peer_report(&self, _id: PeerId, entry: &PeerEntry) -> PeerReport {
+    fn peer_report(&self, id: PeerId, entry: &PeerEntry) -> PeerReport {
         let session = entry.session.and_then(|slot| self.sessions.of(slot));
         let views: Vec<PathView> =
             session.map_or_else(Vec::new, |session| session.paths.views(self.now).collect());
@@ -145,7 +146,10 @@ impl Driver {
             loss_permille: session.and_then(|_| entry.loss_permille()),
             mtu: session.map(|session| session.connection.current_mtu()),
             direct: session.and_then(|session| self.direct_report(session)),
-            candidates: views.iter().map(|view| self.path_candidate(view)).collect(),
+            candidates: match session {
+                Some(_) => views.iter().map(|view| self.path_candidate(view)).collect(),
+                None => self.ways_without_session(id, entry),
+            },
             sent_bytes: entry.sent_bytes,
             received_bytes: entry.received_bytes,
             fast_lane: self.fast.is_wanted().then(|| {
@@ -177,6 +181,7 @@ impl Driver {
         PathCandidate {
             path: self.path_report(Some(view.path)),
             state: state.to_owned(),
+            reason: None,
             rtt_us: view.last_rtt.map(micros),
             probes_sent: view.sent,
             probes_lost: view.lost,

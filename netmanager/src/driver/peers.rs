@@ -38,6 +38,8 @@ pub(super) struct PeerEntry {
     pub(super) dialling: Option<Slot>,
     /// A dial waits for its first path: a relay has yet to say how the peer is reached.
     pub(super) dial_pending: bool,
+    /// The ways that the last dial was tried on, until a session stands.
+    pub(super) dialled: Vec<Path>,
     /// Paths on which somebody else answered, and when.
     pub(super) refused: BTreeMap<Path, Instant>,
     pub(super) queue: Queue,
@@ -183,6 +185,7 @@ impl Driver {
             return;
         }
         entry.dial_pending = false;
+        entry.dialled.clone_from(&paths);
         let former = entry.dialling.take();
         let expected = Identity::Node(entry.node.clone());
         let crypto = self.credentials.client_config(&expected, PEER_ALPN);
@@ -254,21 +257,25 @@ impl Driver {
             .addresses
             .iter()
             .copied()
-            .filter(|address| self.may_dial(*address));
+            .filter(|address| self.judge_dial(*address).is_ok());
         let all: Vec<Path> = relayed.chain(direct.map(Path::Direct)).collect();
-        let is_open = |path: &Path| {
-            let refused = entry.refused.get(path);
-            refused.is_none_or(|at| self.now >= *at + REFUSED_PAUSE)
-        };
+        let is_open = |path: &Path| !entry.is_refused(*path, self.now);
         let open: Vec<Path> = all.iter().copied().filter(is_open).collect();
         if open.is_empty() { all } else { open }
     }
 
-    fn may_dial(&self, address: SocketAddr) -> bool {
-        is_dialable(address)
-            && self.io.socket.reaches(address)
-            && !self.table.pools().contains(address.ip())
-            && self.judge_named(address).is_ok()
+    /// Whether an address of a row is dialled; if not, why in a word that stands in JSON.
+    pub(super) fn judge_dial(&self, address: SocketAddr) -> Result<(), &'static str> {
+        if !is_dialable(address) {
+            return Err("not_dialable");
+        }
+        if !self.io.socket.reaches(address) {
+            return Err(Refusal::Family.word());
+        }
+        if self.table.pools().contains(address.ip()) {
+            return Err(Refusal::Overlay.word());
+        }
+        self.judge_named(address).map_err(Refusal::word)
     }
 
     /// Whether an address that a row names may be sent to. Alone, the operator has written it; else the
@@ -283,7 +290,7 @@ impl Driver {
     /// Offers every known way to the peer's session, or to the dial that is under way.
     pub(super) fn offer_paths(&mut self, peer: PeerId) {
         let paths = self.candidates(peer);
-        let Some(entry) = self.peers.get(&peer) else {
+        let Some(entry) = self.peers.get_mut(&peer) else {
             return;
         };
         if let Some(slot) = entry.session {
@@ -294,6 +301,7 @@ impl Driver {
                 self.touched.insert(slot);
             }
         } else if let Some(slot) = entry.dialling {
+            entry.dialled.clone_from(&paths);
             for path in paths {
                 let repeat = self
                     .sessions
@@ -449,6 +457,12 @@ impl Driver {
 }
 
 impl PeerEntry {
+    /// Whether somebody else has answered there of late.
+    pub(super) fn is_refused(&self, path: Path, now: Instant) -> bool {
+        let refused = self.refused.get(&path);
+        refused.is_some_and(|at| now < *at + REFUSED_PAUSE)
+    }
+
     fn take_session(&mut self) -> Option<Slot> {
         self.since = None;
         self.session.take()
@@ -467,6 +481,7 @@ impl PeerEntry {
             session: None,
             dialling: None,
             dial_pending: false,
+            dialled: Vec::new(),
             refused: BTreeMap::new(),
             queue: Queue::default(),
             unmeasured: Queue::default(),

@@ -110,6 +110,11 @@ impl RelayEntry {
         })
     }
 
+    /// Whether the relay has said that it does not have the peer.
+    pub(super) fn lacks(&self, peer: PeerId) -> bool {
+        self.link.as_ref().is_some_and(|link| link.lacks(peer))
+    }
+
     /// All of its addresses.
     pub(super) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses

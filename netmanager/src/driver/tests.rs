@@ -19,6 +19,7 @@ use weald_trust::tls::Clock;
 
 use super::*;
 use crate::api::inspect::{Inspect, Inspector, Reply};
+use crate::api::report::PathReport;
 use crate::pipe::{StackEnd, pipe};
 use crate::socket::Batching;
 
@@ -175,6 +176,46 @@ fn what_is_too_short_for_its_header_is_counted() {
         .unwrap();
     let (len, _) = world.beta.recv_from(&mut [0; 2000]).unwrap();
     assert!(len >= 1200, "{len} bytes are no first packet of QUIC");
+    world.driver.shutdown();
+}
+
+/// The ways to beta as `why` lists them: where, what became of it, why.
+fn ways(world: &World) -> Vec<(String, String, Option<String>)> {
+    let peers = world.ask(Inspect::Peers);
+    let ways = peers.into_iter().flat_map(|peer| peer.candidates);
+    ways.map(|way| (way.path.to_string(), way.state, way.reason))
+        .collect()
+}
+
+#[test]
+fn ways_to_a_peer_without_a_session_are_listed_with_what_became_of_them() {
+    let mut world = World::new();
+    let at = world.beta.local_addr().unwrap();
+    let others = ["224.0.0.1:5", "[2001:db8::1]:5"].map(|text| text.parse().unwrap());
+    world.set_others(vec![row("beta", 2, vec![at, others[0], others[1]])]);
+    let expected = |state: &str| {
+        let way = |at, state: &str, reason: Option<&str>| {
+            let path = PathReport::Direct { address: at };
+            (
+                path.to_string(),
+                state.to_owned(),
+                reason.map(str::to_owned),
+            )
+        };
+        vec![
+            way(at, state, None),
+            way(others[0], "refused", Some("not_dialable")),
+            way(others[1], "refused", Some("family_not_here")),
+        ]
+    };
+    assert_eq!(ways(&world), expected("untried"));
+    world.send(&[to_beta(1)], 1);
+    assert_eq!(ways(&world), expected("dialling"));
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while ways(&world) != expected("no_answer") {
+        assert!(Instant::now() < give_up, "{:?}", ways(&world));
+        std::thread::yield_now();
+    }
     world.driver.shutdown();
 }
 

@@ -154,6 +154,13 @@ impl RelayLink {
         }
     }
 
+    /// Whether the relay has said last that the peer is not there.
+    #[must_use]
+    pub fn lacks(&self, peer: PeerId) -> bool {
+        let target = self.peers.get(&peer).filter(|_| self.registered);
+        target.is_some_and(|target| matches!(target.state, TargetState::Due(_)))
+    }
+
     /// Takes bytes of the stream.
     ///
     /// # Errors
@@ -450,6 +457,7 @@ mod tests {
         link.handle_stream(&RelayMessage::Opened(refusal).encode(), now)
             .unwrap();
         assert_eq!(link.poll_timeout(), Some(now + OPEN_RETRY));
+        assert!(link.lacks(PeerId(1)) && !link.lacks(PeerId(2)));
         now += OPEN_RETRY;
         link.handle_timeout(now);
         assert_eq!(
@@ -470,6 +478,7 @@ mod tests {
             peer: PeerId(1),
             id: 77,
         };
+        assert!(!link.lacks(PeerId(1)));
         assert_eq!(
             (link.poll_event(), link.id_of(PeerId(1))),
             (Some(reachable), Some(77))

@@ -48,8 +48,13 @@ pub struct PathCandidate {
     /// The way.
     pub path: PathReport,
     /// What became of it: `untried`, `probing`, `working`, `active`, `failed`, or `narrow` if it answers but
-    /// does not carry full packets.
+    /// does not carry full packets. Without a session: `untried`, `dialling`, `no_answer`, or `refused`.
     pub state: String,
+    /// Why it is not tried, if it is `refused`: `relay_down`, `peer_not_registered` (the relay does not have the
+    /// peer), `handshake_failed` (whoever answered there was not the peer), `not_dialable`, or the word of the
+    /// rule that forbids to send to the address.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// The last round-trip time over it.
     pub rtt_us: Option<u64>,
     /// Probes sent over it.
