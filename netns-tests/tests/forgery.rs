@@ -14,7 +14,7 @@ const COUNT: usize = 6;
 /// First bytes of probes and their replies.
 const PROBES: [u8; 2] = [0x01, 0x02];
 /// Bytes of a probe.
-const PROBE_LEN: usize = 49;
+const PROBE_LEN: usize = 31;
 
 #[test]
 fn overheard_probes_are_dropped_and_lead_nowhere() -> Result<()> {

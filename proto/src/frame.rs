@@ -14,9 +14,8 @@
 //! 1..9   session id of the receiver       1..5   link id: which registration at this relay
 //! 9..15  counter                          5..9   peer id: to whom (up) or from whom (down)
 //! 15..23 nonce, echoed by the reply       9..15  counter
-//! 23..41 observed address (reply)         15..23 tag
-//! 41..49 tag                              23..   one sealed packet, opaque to the relay
-//! 49..   padding, authenticated
+//! 23..31 tag                              15..23 tag
+//! 31..   padding, authenticated           23..   one sealed packet, opaque to the relay
 //!
 //! knock, answered by a datagram           its answer
 //! 0      kind: 0x12                       0      kind: 0x13
@@ -53,7 +52,7 @@ pub const KNOCKED_LEN: usize = 27;
 /// Bytes of a frame's authentication tag: 64 bits, guessed once in 2^64 frames, at 8 bytes a frame.
 pub const TAG_LEN: usize = 8;
 /// Bytes of a probe without padding.
-pub const PROBE_LEN: usize = 49;
+pub const PROBE_LEN: usize = 31;
 /// Bytes that a relay frame adds to the packet it carries.
 pub const RELAY_HEADER_LEN: usize = 23;
 /// Counters are 48 bits: at 10 million frames per second they last most of a year.
@@ -105,8 +104,6 @@ pub struct Probe {
     pub counter: u64,
     /// Fresh in a request, repeated in the reply.
     pub nonce: u64,
-    /// In a reply: where the request came from, as its receiver saw it.
-    pub observed: Option<SocketAddr>,
 }
 
 impl Probe {
@@ -122,10 +119,6 @@ impl Probe {
         out[1..9].copy_from_slice(&self.session.to_be_bytes());
         out[9..15].copy_from_slice(&self.counter.to_be_bytes()[2..]);
         out[15..23].copy_from_slice(&self.nonce.to_be_bytes());
-        if let Some(observed) = self.observed {
-            out[23..39].copy_from_slice(&mapped(observed.ip()).octets());
-            out[39..41].copy_from_slice(&observed.port().to_be_bytes());
-        }
         out
     }
 
@@ -138,20 +131,16 @@ impl Probe {
             PROBE_REPLY => true,
             _ => return None,
         };
-        let ip = Ipv6Addr::from(*array::<16>(head, 23)).to_canonical();
-        let port = u16::from_be_bytes(*array(head, 39));
-        let observed = (reply && port != 0).then_some(SocketAddr::new(ip, port));
         Some(Self {
             reply,
             session: u64::from_be_bytes(*array(head, 1)),
             counter: u48(array(head, 9)),
             nonce: u64::from_be_bytes(*array(head, 15)),
-            observed,
         })
     }
 
     /// Where the tag stands.
-    pub const TAG: std::ops::Range<usize> = 41..PROBE_LEN;
+    pub const TAG: std::ops::Range<usize> = 23..PROBE_LEN;
 }
 
 /// The header of a relay data frame, without its tag.
@@ -342,14 +331,13 @@ mod tests {
         #[test]
         fn what_is_written_is_read(
             (session, counter, nonce) in (any::<u64>(), 0..=MAX_COUNTER, any::<u64>()),
-            observed in prop::option::of(socket_address()),
             (link, peer, port) in any::<(u32, u32, u16)>(),
             from_other_port in any::<bool>(),
             (tag, seen) in (any::<[u8; TAG_LEN]>(), socket_address()),
             len in 0..1500_usize,
         ) {
-            let reply = Probe { reply: true, session, counter, nonce, observed };
-            let request = Probe { reply: false, observed: None, ..reply };
+            let reply = Probe { reply: true, session, counter, nonce };
+            let request = Probe { reply: false, ..reply };
             for probe in [reply, request] {
                 let bytes = probe.encode(len);
                 prop_assert_eq!(bytes.len(), len.max(PROBE_LEN));
@@ -389,7 +377,6 @@ mod tests {
             session: 0x0102_0304_0506_0708,
             counter: 0xa1_a2a3_a4a5,
             nonce: 0x1112_1314_1516_1718,
-            observed: Some("203.0.113.7:4660".parse().unwrap()),
         };
         let bytes = probe.encode(0);
         let expected: Vec<u8> = [
@@ -397,9 +384,6 @@ mod tests {
             &[1, 2, 3, 4, 5, 6, 7, 8],
             &[0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5],
             &[0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18],
-            &[
-                0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 7, 0x12, 0x34,
-            ],
             &[0; 8],
         ]
         .concat();

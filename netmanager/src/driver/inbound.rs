@@ -328,16 +328,11 @@ impl Driver {
             session.paths.handle_reply(from, probe.nonce, self.now);
         } else {
             session.paths.note_probe(from, self.now);
-            let observed = match from {
-                Path::Direct(address) => Some(address),
-                Path::Relay { .. } => None,
-            };
             let answer = Probe {
                 reply: true,
                 session: keys.their_id,
                 counter: 0,
                 nonce: probe.nonce,
-                observed,
             };
             // As long as the request, so that padded probes measure both directions.
             let mut bytes = answer.encode(frame.len());

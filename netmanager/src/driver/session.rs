@@ -413,7 +413,6 @@ impl Sessions {
             session: keys.their_id,
             counter: 0,
             nonce,
-            observed: None,
         };
         let mut bytes = probe.encode(len);
         keys.sealer.seal(&mut bytes, Probe::TAG).ok()?;

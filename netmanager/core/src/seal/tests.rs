@@ -56,7 +56,6 @@ fn probes_have_their_counter_in_the_same_place() {
         session: 7,
         counter: 0,
         nonce: 9,
-        observed: None,
     };
     let mut bytes = probe.encode(1200);
     let counter = Sealer::new(key()).seal(&mut bytes, Probe::TAG).unwrap();

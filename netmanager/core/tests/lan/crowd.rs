@@ -20,7 +20,7 @@ const DELAY: Duration = Duration::from_micros(500);
 /// Bytes that each end sends for a handshake: some Initials of 1200, a certificate chain.
 const HANDSHAKE_BYTES: u64 = 5000;
 /// Bytes of a probe with headers of UDP and IPv4.
-const PROBE_BYTES: u64 = 49 + 28;
+const PROBE_BYTES: u64 = 31 + 28;
 /// The same of one that is as long as a full packet.
 const PADDED_BYTES: u64 = PADDED_LEN as u64 + 28;
 /// What a relay adds.

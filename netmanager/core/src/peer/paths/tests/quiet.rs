@@ -3,7 +3,7 @@
 use super::*;
 
 /// Bytes of a probe, or its reply, with headers of UDP and IPv4.
-const PROBE_BYTES: u64 = 49 + 28;
+const PROBE_BYTES: u64 = 31 + 28;
 /// What a relay adds to each.
 const RELAY_BYTES: u64 = 23;
 
