@@ -170,7 +170,7 @@ fn rubbish_from_an_address_of_a_peer_does_not_make_it_the_way_there() -> Result<
 #[test]
 fn a_direct_way_that_swallows_full_packets_is_left_to_the_relay() -> Result<()> {
     let lab = pair::lab()?;
-    // A probe is 91 bytes long there, a full packet of QUIC 1,242 at least.
+    // A probe is 73 bytes long there, a full packet of QUIC 1,242 at least.
     let narrow = Impairment::longest(1100);
     pair::set_lan(&lab, narrow);
     let fleet = pair::start(&lab)?;
