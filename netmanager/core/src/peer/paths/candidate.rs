@@ -121,11 +121,12 @@ impl Candidate {
         self.judge_at = Some(now + patience);
     }
 
-    /// Notes that this node's networks may be others; if packets go over it, full ones are asked for.
+    /// Notes that this node's networks may be others; if packets go over it, or would if it carried
+    /// them, full ones are asked for.
     pub(super) fn network_changed(&mut self, carries: bool, now: Instant) {
         self.next_probe = now;
         self.was_cut |= self.lost_in_row > 0;
-        if carries {
+        if carries || self.width.is_narrow() {
             self.width.doubt(now);
         }
     }

@@ -28,6 +28,20 @@ fn a_path_that_swallows_full_packets_is_not_moved_to() {
 }
 
 #[test]
+fn another_network_may_carry_what_the_former_one_swallowed() {
+    let mut wire = Wire::new(&[(relay(), Some(40)), (direct(1), Some(5))]);
+    wire.narrow = vec![direct(1)];
+    wire.paths.handle_handshake(relay(), wire.now);
+    wire.paths.add(direct(1), wire.now);
+    wire.run(10 * SECOND);
+    assert!(view(&wire, direct(1)).narrow);
+    wire.narrow.clear();
+    wire.paths.probe_all(wire.now);
+    wire.run(SECOND);
+    assert_eq!(wire.paths.active(), Some(direct(1)));
+}
+
+#[test]
 fn a_path_in_use_that_turns_out_narrow_is_left_for_one_that_is_not() {
     let mut wire = Wire::new(&[(relay(), Some(40)), (direct(1), Some(5))]);
     wire.narrow = vec![direct(1)];
