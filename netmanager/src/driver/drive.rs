@@ -259,6 +259,9 @@ impl Driver {
         self.sessions.establish(slot, keys, self.now);
         if let Some(session) = self.sessions.of_mut(slot) {
             session.paths = Paths::new(seed);
+            if dialled {
+                session.paths.hold_probes(self.now);
+            }
             if let Some(path) = path {
                 session.paths.handle_handshake(path, self.now);
                 session.paths.estimate(path, session.connection.rtt());

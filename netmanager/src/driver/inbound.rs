@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 use netmanager_core::chunk::{Reassembler, ReassemblyLimits};
-use netmanager_core::peer::paths::{Path, RelayIndex};
+use netmanager_core::peer::paths::{PADDED_LEN, Path, RelayIndex};
 use netmanager_core::seal::OpenError;
 use netmanager_core::verdict::DropReason;
 use quinn_proto::{ConnectionEvent, DatagramEvent, Incoming};
@@ -327,7 +327,8 @@ impl Driver {
         if probe.reply {
             session.paths.handle_reply(from, probe.nonce, self.now);
         } else {
-            session.paths.note_probe(from, self.now);
+            let padded = frame.len() >= PADDED_LEN;
+            session.paths.note_probe(from, padded, self.now);
             let answer = Probe {
                 reply: true,
                 session: keys.their_id,

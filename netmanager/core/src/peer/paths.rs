@@ -27,6 +27,9 @@ pub const QUIET_INTERVALS: [Duration; 3] = [
     Duration::from_secs(20),
     Duration::from_secs(60),
 ];
+/// How long after its own handshake a node that has dialled waits with the first probes: what comes to
+/// the peer together with the end of the handshake meets no keys there.
+const PEER_DONE: Duration = Duration::from_millis(10);
 /// Probes in a row without an answer after which a path counts as dead.
 pub const LOST_PROBES_DEAD: u32 = 3;
 /// How long measured round-trip times count: `closest` follows a change within this time and one
@@ -145,6 +148,8 @@ pub struct Paths {
     said_dead: bool,
     /// Nobody uses the session.
     quiet: bool,
+    /// The peer has no keys for probes before.
+    probes_from: Option<Instant>,
 }
 
 impl Paths {
@@ -159,7 +164,13 @@ impl Paths {
             nonce: seed,
             said_dead: false,
             quiet: false,
+            probes_from: None,
         }
+    }
+
+    /// This node has dialled, and its handshake is done: the peer's is in a moment.
+    pub fn hold_probes(&mut self, now: Instant) {
+        self.probes_from = Some(now + PEER_DONE);
     }
 
     /// Notes whether anybody uses the session. When somebody does again, packets go over two paths
@@ -196,7 +207,8 @@ impl Paths {
         if self.candidates.len() == MAX_CANDIDATES && !self.evict() {
             return;
         }
-        self.candidates.push(Candidate::new(path, learned, now));
+        let first = self.probes_from.map_or(now, |from| from.max(now));
+        self.candidates.push(Candidate::new(path, learned, first));
     }
 
     /// Whether a path is among the candidates.

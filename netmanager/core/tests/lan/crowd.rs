@@ -205,7 +205,7 @@ impl Crowd {
                 let back = self.path_back(end, path);
                 if let Some(session) = self.nodes[one].sessions.get_mut(&other) {
                     session.paths.add_learned(back, now);
-                    session.paths.note_probe(back, now);
+                    session.paths.note_probe(back, false, now);
                     self.send(one, path, bytes);
                     self.push(DELAY, Event::Reply((other, one), path, nonce));
                     self.drive(end);

@@ -229,7 +229,7 @@ impl Net {
         if reply {
             node.paths.handle_reply(Path::Direct(from), nonce, self.now);
         } else {
-            node.paths.note_probe(Path::Direct(from), self.now);
+            node.paths.note_probe(Path::Direct(from), false, self.now);
             self.send_direct(which, from, true, nonce);
         }
     }

@@ -247,6 +247,10 @@ impl Candidate {
         // What was lost while it was away, or had yet to be opened, does not make it a lossy path.
         let is_back = self.is_dead() || !self.proven || self.was_cut;
         self.was_cut = false;
+        if is_back {
+            // Those before it were lost for the same reason.
+            self.outstanding.retain(|other| other.sent > probe.sent);
+        }
         self.losses = if is_back { 0 } else { self.losses << 1 };
         if self.is_dead() {
             self.width.forget();

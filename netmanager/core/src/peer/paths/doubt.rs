@@ -30,10 +30,14 @@ impl Paths {
         self.end_doubt(path);
     }
 
-    /// Notes that a probe of the peer has come over `path`.
-    pub fn note_probe(&mut self, path: Path, now: Instant) {
+    /// Notes that a probe of the peer has come over `path`. A padded one shows that full packets pass one
+    /// way, and is reason to ask again whether they pass both.
+    pub fn note_probe(&mut self, path: Path, padded: bool, now: Instant) {
         if let Some(candidate) = self.candidates.iter_mut().find(|c| c.path == path) {
             candidate.hear(now);
+            if padded && candidate.width.is_narrow() {
+                candidate.width.doubt(now);
+            }
         }
         self.end_doubt(path);
     }

@@ -481,7 +481,7 @@ fn a_peer_whose_packets_come_from_elsewhere_has_moved() {
 fn neither_probes_nor_strays_from_elsewhere_move_packets() {
     let mut wire = busy();
     wire.paths.add_learned(direct(2), wire.now);
-    wire.paths.note_probe(direct(2), wire.now);
+    wire.paths.note_probe(direct(2), false, wire.now);
     wire.run(10 * MS);
     assert_eq!(wire.paths.active(), Some(direct(1)), "a probe only");
 

@@ -93,3 +93,19 @@ fn one_or_two_full_packets_may_be_lost() {
     wire.run(10 * SECOND);
     assert_eq!(wire.switches.len(), 1, "{:?}", wire.switches);
 }
+
+#[test]
+fn a_padded_probe_of_the_peer_has_a_narrow_path_asked_again() {
+    let mut wire = Wire::new(&[(relay(), Some(40)), (direct(1), Some(5))]);
+    wire.narrow = vec![direct(1)];
+    wire.paths.handle_handshake(relay(), wire.now);
+    wire.paths.add(direct(1), wire.now);
+    wire.run(10 * SECOND);
+    wire.narrow.clear();
+    wire.paths.note_probe(direct(1), false, wire.now);
+    wire.run(SECOND);
+    assert!(view(&wire, direct(1)).narrow, "a small one says nothing");
+    wire.paths.note_probe(direct(1), true, wire.now);
+    wire.run(SECOND);
+    assert_eq!(wire.paths.active(), Some(direct(1)));
+}

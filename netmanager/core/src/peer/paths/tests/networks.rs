@@ -98,3 +98,15 @@ fn a_silent_path_that_something_comes_over_is_asked_at_once_and_not_each_time() 
         wire.paths.views(wire.now).collect::<Vec<_>>()
     );
 }
+
+#[test]
+fn who_has_dialled_lets_the_peer_finish_before_it_asks() {
+    let mut wire = Wire::new(&[(relay(), Some(20)), (direct(1), Some(5))]);
+    wire.paths.hold_probes(wire.now);
+    wire.paths.handle_handshake(direct(1), wire.now);
+    wire.paths.add(relay(), wire.now);
+    wire.run(9 * MS);
+    assert_eq!((wire.sent(direct(1)), wire.sent(relay())), (0, 0));
+    wire.run(MS);
+    assert_eq!((wire.sent(direct(1)), wire.sent(relay())), (1, 1));
+}
