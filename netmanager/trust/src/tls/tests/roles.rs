@@ -138,6 +138,37 @@ fn a_cluster_cannot_issue_root_or_another_clusters_control() {
 }
 
 #[test]
+fn who_is_signed_by_another_cluster_is_let_in_at_no_control_port() {
+    let world = World::new();
+    for wish in [
+        Identity::Control(label("munich")),
+        node("munich", "a1"),
+        relay("munich", "r1"),
+    ] {
+        let key = new_key().unwrap();
+        let certificate = world.garching.sign_anything(&params(&wish), &key);
+        let text = format!(
+            "certificate of {wish}: it names cluster munich, but cluster garching signed it"
+        );
+        for with in [&world.munich, &world.garching] {
+            let chain = [
+                &certificate,
+                with.certificate(),
+                world.garching.certificate(),
+                world.root.certificate(),
+            ];
+            let shown = showing(&world, &chain, &key);
+            let met = if matches!(wish, Identity::Control(_)) {
+                dial_root(&shown, &world.endpoint())
+            } else {
+                dial_munich(&shown, &world.control("munich"))
+            };
+            refused_dial(&met, &text);
+        }
+    }
+}
+
+#[test]
 fn root_signs_its_own_endpoint_and_no_members() {
     let world = World::new();
     let issued = world.root.issue_root(now()).unwrap();
