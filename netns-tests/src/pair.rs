@@ -166,6 +166,21 @@ pub fn behind_nats(site_b: &str) -> Description {
         .machine(router("router-b", "site-b"))
 }
 
+/// Addresses that alpha must send nothing to, whatever peer names them: of its own host, of everybody,
+/// without a port, of the overlay, its own, of sites that it is not at, of a family that it does not have.
+pub const NEVER_SENT_TO: [&str; 10] = [
+    "127.0.0.1:53",
+    "224.0.0.251:5353",
+    "255.255.255.255:9",
+    "169.254.169.254:80",
+    "203.0.113.10:0",
+    "10.30.1.1:80",
+    "203.0.113.1:10260",
+    "172.20.0.1:53",
+    "100.64.0.1:53",
+    "[2001:db8::1]:53",
+];
+
 /// Keeps nodes from opening direct ways through NATs, so that what is cut is cut.
 pub const NO_PUNCHING: &str = "[paths]\npunch = false\n";
 

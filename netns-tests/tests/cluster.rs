@@ -216,19 +216,7 @@ fn a_node_sends_only_from_what_its_lease_says() -> Result<()> {
 #[test]
 fn addresses_that_a_node_lies_about_are_not_sent_to() -> Result<()> {
     require::programs(&["curl", "python3"])?;
-    let never = [
-        "127.0.0.1:53",
-        "224.0.0.251:5353",
-        "255.255.255.255:9",
-        "169.254.169.254:80",
-        "203.0.113.10:0",
-        "10.30.1.1:80",
-        "203.0.113.1:10260",
-        "172.20.0.1:53",
-        "100.64.0.1:53",
-        "[2001:db8::1]:53",
-    ];
-    let never: Vec<SocketAddr> = never
+    let never: Vec<SocketAddr> = pair::NEVER_SENT_TO
         .iter()
         .map(|at| at.parse())
         .collect::<Result<_, _>>()?;

@@ -60,22 +60,29 @@ fn a_relay_that_restarts_costs_relayed_flows_seconds_and_direct_ones_nothing() -
     Ok(())
 }
 
-#[test]
-fn an_address_that_another_node_has_at_this_site_is_not_taken_for_the_peers() -> Result<()> {
-    // Both sites use the same private addresses: beta's address is that of gamma at alpha's site.
-    let lab = Lab::new(
+/// Both sites use the same private addresses: beta's address is that of gamma at alpha's site.
+fn twin_sites() -> Result<Lab> {
+    Lab::new(
         &pair::behind_nats("192.168.7.0/24")
             .machine(Machine::host("alpha").at("site-a", 11))
             .machine(Machine::host("gamma").at("site-a", 12))
             .machine(Machine::host("beta").at("site-b", 12)),
-    )?;
-    let table = TABLE
+    )
+}
+
+fn table_of_twin_sites() -> String {
+    TABLE
         .replace("192.168.7.1:", "192.168.7.11:")
         .replace("192.168.7.2:", "192.168.7.12:")
-        .replace(
-            "id = \"home/gamma\"\norganisation = \"acme\"",
-            "id = \"home/gamma\"\norganisation = \"acme\"\naddresses = [\"192.168.7.12:10260\"]",
-        );
+}
+
+#[test]
+fn an_address_that_another_node_has_at_this_site_is_not_taken_for_the_peers() -> Result<()> {
+    let lab = twin_sites()?;
+    let table = table_of_twin_sites().replace(
+        "id = \"home/gamma\"\norganisation = \"acme\"",
+        "id = \"home/gamma\"\norganisation = \"acme\"\naddresses = [\"192.168.7.12:10260\"]",
+    );
     let nodes = [
         ("alpha", "home/alpha"),
         ("gamma", "home/gamma"),
@@ -128,15 +135,8 @@ fn answer_with_rubbish(socket: &UdpSocket, ended: &AtomicBool) -> Result<usize> 
 
 #[test]
 fn rubbish_from_an_address_of_a_peer_does_not_make_it_the_way_there() -> Result<()> {
-    let lab = Lab::new(
-        &pair::behind_nats("192.168.7.0/24")
-            .machine(Machine::host("alpha").at("site-a", 11))
-            .machine(Machine::host("gamma").at("site-a", 12))
-            .machine(Machine::host("beta").at("site-b", 12)),
-    )?;
-    let table = TABLE
-        .replace("192.168.7.1:", "192.168.7.11:")
-        .replace("192.168.7.2:", "192.168.7.12:");
+    let lab = twin_sites()?;
+    let table = table_of_twin_sites();
     let nodes = [("alpha", "home/alpha"), ("beta", "home/beta")];
     let mut fleet = pair::start_nodes(&lab, &table, &nodes, "")?;
     let socket = lab.node("gamma").udp_bind("192.168.7.12:10260".parse()?)?;
