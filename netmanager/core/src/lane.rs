@@ -7,6 +7,7 @@
 //! of a stream; the flow table has the connections, the shell moves the bytes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 
 pub use self::hello::{Hello, HelloError, MAX_HELLO_LEN};
 pub use self::outcome::{CONNECTED, Refused};
@@ -24,8 +25,10 @@ pub const STACK_V6: Ipv6Addr = Ipv6Addr::new(0xfdfe, 0xffff, 0, 2, 0, 0, 0, 1);
 pub const STACK_PREFIX_V6: u8 = 64;
 /// Where connections that begin on this node are accepted.
 pub const LISTEN_PORT: u16 = 4004;
-/// Where connections that end on this node begin.
-pub const DIAL_PORT: u16 = 4005;
+/// Where connections that end on this node begin, in turn. Phantoms tell them apart already; but the
+/// kernel may look at every other socket of a port when one is bound to it, those that it keeps for
+/// a minute after their end among them, so they are spread.
+pub const DIAL_PORTS: RangeInclusive<u16> = 8192..=12_287;
 
 /// The last byte of the first phantom's address.
 const FIRST_PHANTOM: u32 = 16;

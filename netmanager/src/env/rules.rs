@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use netmanager_core::lane::{DIAL_PORT, LISTEN_PORT, STACK_V4, STACK_V6};
+use netmanager_core::lane::{DIAL_PORTS, LISTEN_PORT, STACK_V4, STACK_V6};
 
 use super::config::{
     EnvConfig, RESOLVER_PORT, RESOLVER_V4, RESOLVER_V6, host_device, instance_device,
@@ -61,8 +61,8 @@ pub(super) fn overlay_table(config: &EnvConfig, table: &str) -> String {
  chain input {{
   type filter hook input priority 0; policy drop;
   iifname \"lo\" accept
-  iifname \"{TUN_DEVICE}\" ip daddr {STACK_V4} tcp dport {{ {LISTEN_PORT}, {DIAL_PORT} }} accept
-  iifname \"{TUN_DEVICE}\" ip6 daddr {STACK_V6} tcp dport {{ {LISTEN_PORT}, {DIAL_PORT} }} accept
+  iifname \"{TUN_DEVICE}\" ip daddr {STACK_V4} tcp dport {{ {LISTEN_PORT}, {first}-{last} }} accept
+  iifname \"{TUN_DEVICE}\" ip6 daddr {STACK_V6} tcp dport {{ {LISTEN_PORT}, {first}-{last} }} accept
   iifname \"{TUN_DEVICE}\" counter name {REFUSED} drop
   ip daddr {RESOLVER_V4} meta l4proto {{ tcp, udp }} th dport {RESOLVER_PORT} accept
   ip6 daddr {RESOLVER_V6} meta l4proto {{ tcp, udp }} th dport {RESOLVER_PORT} accept
@@ -71,6 +71,8 @@ pub(super) fn overlay_table(config: &EnvConfig, table: &str) -> String {
  }}
 }}
 ",
+        first = DIAL_PORTS.start(),
+        last = DIAL_PORTS.end(),
         source4 = source_elements(config, false),
         source6 = source_elements(config, true),
     )

@@ -15,7 +15,7 @@ use crate::flow::{
     Direction, Flow, FlowId, FlowKey, FlowState, Lane, LaneReason, OpenError, Opening, Side,
     StreamEnd, TcpState,
 };
-use crate::lane::{DIAL_PORT, Hello, LISTEN_PORT, stack};
+use crate::lane::{Hello, LISTEN_PORT, stack};
 use crate::packet::PROTOCOL_TCP;
 use crate::reject::{Reject, reject};
 use crate::table::{Host, PeerId};
@@ -95,7 +95,8 @@ impl DataPlane {
     }
 
     /// Opens the flow of a stream that a peer has opened; the result is the flow, and the phantom
-    /// that the stack connects to, from [`DIAL_PORT`].
+    /// that the stack connects to, from `port`, which is one of
+    /// [`DIAL_PORTS`](crate::lane::DIAL_PORTS).
     ///
     /// # Errors
     /// Why it may not be, which is counted: the client is not in the sender's lease, the target is
@@ -104,6 +105,7 @@ impl DataPlane {
         &mut self,
         from: PeerId,
         hello: &Hello,
+        port: u16,
         now: Instant,
     ) -> Result<(FlowId, SocketAddr), DropReason> {
         let result = self.may_begin(from, hello).and_then(|()| {
@@ -111,7 +113,7 @@ impl DataPlane {
             let mut last = DropReason::FlowCollision;
             for _ in 0..MAX_PHANTOMS {
                 let phantom = self.phantoms.next(v6);
-                match self.flows.open(far(from, hello, phantom), true, now) {
+                match self.flows.open(far(from, hello, port, phantom), true, now) {
                     Ok(id) => return Ok((id, phantom)),
                     Err(OpenError::Collision) => {}
                     Err(OpenError::Full) => {
@@ -224,8 +226,8 @@ pub(super) fn waits(flow: &Flow) -> bool {
     matches!(flow.stream(), Some(StreamEnd::Near { ready: false, .. }))
 }
 
-fn far(from: PeerId, hello: &Hello, phantom: SocketAddr) -> Opening {
-    let stack = stack(phantom.is_ipv6(), DIAL_PORT);
+fn far(from: PeerId, hello: &Hello, port: u16, phantom: SocketAddr) -> Opening {
+    let stack = stack(phantom.is_ipv6(), port);
     Opening {
         key: FlowKey::between(PROTOCOL_TCP, Side::Tun, stack, phantom),
         opener: Host::Peer(from),

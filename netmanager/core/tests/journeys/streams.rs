@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use netmanager_core::dataplane::{LINGER, PeerState, Reachability};
 use netmanager_core::flow::{FlowId, FlowState, Lane, LaneReason, TcpState};
-use netmanager_core::lane::{DIAL_PORT, Hello, LISTEN_PORT, stack};
+use netmanager_core::lane::{DIAL_PORTS, Hello, LISTEN_PORT, stack};
 use netmanager_core::table::Host;
 use netmanager_core::verdict::DropReason;
 use weald_proto::table::{AcceptPolicy, InstanceRow, LanePolicy};
 
 use crate::packets::{ACK, RST, SYN, Seen, ip, port_unreachable, see, tcp, tcp_at, udp};
 use crate::world::{BETA_NODE, CLIENT, CLIENT6, End, RIVAL, WEB, WEB_RR, WEB_RR6, WEB6, World};
+
+/// The port that the stack connects from.
+const STACK_PORT: u16 = *DIAL_PORTS.end();
 
 #[test]
 fn a_connection_goes_through_the_stack_of_both_nodes() {
@@ -42,9 +45,11 @@ fn a_connection_goes_through_the_stack_of_both_nodes() {
 
         // The far stack connects to the server, who sees the client.
         let (alpha, now) = (world.peer(node, "alpha"), world.now);
-        let accepted = world.plane(node).accept_stream(alpha, &wanted.hello, now);
+        let accepted = world
+            .plane(node)
+            .accept_stream(alpha, &wanted.hello, STACK_PORT, now);
         let (_, far) = accepted.unwrap();
-        let dial = stack(far.is_ipv6(), DIAL_PORT);
+        let dial = stack(far.is_ipv6(), STACK_PORT);
         let heard = cross(&mut world, node, tcp_between(dial, far, SYN));
         assert_eq!(ends(&heard), (at(client, 4000), at(server, 80)));
         let answer = tcp((server, 80), (client, 4000), SYN | ACK);
@@ -278,7 +283,9 @@ fn a_stream_that_is_not_allowed_is_refused_and_counted() {
     ] {
         let changed = world.changed("beta", |world| {
             let (alpha, now) = (world.peer("beta", "alpha"), world.now);
-            let refused = world.plane("beta").accept_stream(alpha, &hello, now);
+            let refused = world
+                .plane("beta")
+                .accept_stream(alpha, &hello, STACK_PORT, now);
             assert_eq!(refused.map(drop), Err(reason), "{hello:?}");
         });
         assert_eq!(changed, (vec![(reason, 1)], 0), "{hello:?}");
@@ -298,7 +305,9 @@ fn a_stream_to_an_instance_that_has_just_gone_is_taken_for_a_moment() {
     });
     let accept = |world: &mut World, port| {
         let (alpha, now) = (world.peer("beta", "alpha"), world.now);
-        let accepted = world.plane("beta").accept_stream(alpha, &hello(port), now);
+        let accepted = world
+            .plane("beta")
+            .accept_stream(alpha, &hello(port), STACK_PORT, now);
         accepted.map(drop)
     };
     let moment = Duration::from_millis(1);
@@ -328,7 +337,9 @@ fn tenants_are_kept_apart_at_the_far_end_as_well() {
         target: at(RIVAL, 80),
     };
     let (peer, now) = (world.peer(node, other), world.now);
-    let refused = world.plane(node).accept_stream(peer, &hello, now);
+    let refused = world
+        .plane(node)
+        .accept_stream(peer, &hello, STACK_PORT, now);
     assert_eq!(refused.map(drop), Err(DropReason::PolicyDenied));
 }
 

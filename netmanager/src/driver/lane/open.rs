@@ -12,6 +12,7 @@ use weald_proto::table::AcceptPolicy;
 
 use super::conn::{Conn, ConnId, Stage, refusal_of};
 use super::peers::Waiting;
+use super::sockets::Ready;
 use super::{OPEN_TIMEOUT, SOCKET_PAUSE};
 use crate::driver::Driver;
 use crate::driver::session::With;
@@ -196,9 +197,18 @@ impl Driver {
             self.fail(id, Refused::NoRoom);
             return;
         }
-        match self.lane.sockets.is_ready(hello.target.is_ipv6()) {
-            Ok(true) => {}
-            Ok(false) => {
+        let end = match self.lane.sockets.ready(hello.target.is_ipv6()) {
+            Ok(Ready::Stack(port)) => {
+                let accepted = self.plane.accept_stream(peer, hello, port, self.now);
+                accepted
+                    .map(|(flow, phantom)| (Some(flow), phantom))
+                    .map_err(Refused::from)
+            }
+            Ok(Ready::Published) => {
+                let server = self.published_to(id, peer, hello);
+                server.map(|server| (None, server))
+            }
+            Ok(Ready::Soon) => {
                 self.lane.held.insert(id);
                 self.lane.sockets_at = Some(self.now + SOCKET_PAUSE);
                 return;
@@ -208,15 +218,6 @@ impl Driver {
                 self.fail(id, Refused::NoRoom);
                 return;
             }
-        }
-        let end = if self.lane.sockets.has_stack() {
-            let accepted = self.plane.accept_stream(peer, hello, self.now);
-            accepted
-                .map(|(flow, phantom)| (Some(flow), phantom))
-                .map_err(Refused::from)
-        } else {
-            let server = self.published_to(id, peer, hello);
-            server.map(|server| (None, server))
         };
         match end {
             Ok((flow, address)) => self.begin_connect(id, flow, address),

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use netmanager_core::lane::{DIAL_PORT, LISTEN_PORT, stack};
+use netmanager_core::lane::{DIAL_PORTS, LISTEN_PORT, stack};
 use netmanager_core::proxy::Servers;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -44,14 +44,28 @@ pub struct LaneSockets {
     source: Source,
 }
 
+/// Whether, and where, the local end of a peer's stream can be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// In a moment.
+    Soon,
+    /// A socket of the stack, bound to that port, can be connected to a phantom.
+    Stack(u16),
+    /// A socket towards a published server can be made at once.
+    Published,
+}
+
+/// A socket of the stack, and the port that it is bound to.
+type Dialler = (Socket, u16);
+
 #[derive(Debug)]
 enum Source {
     /// The overlay namespace.
     Overlay {
         /// Sockets of IPv4 and of IPv6 that are ready to be connected.
-        ready: [Receiver<Socket>; 2],
+        ready: [Receiver<Dialler>; 2],
         /// The next one to be taken.
-        next: [Option<Socket>; 2],
+        next: [Option<Dialler>; 2],
         /// Whether the last socket could not be made: it is no use waiting for the next.
         short: Arc<AtomicBool>,
     },
@@ -72,7 +86,7 @@ impl LaneSockets {
                 .with_context(|| format!("cannot listen at {}", stack(v6, LISTEN_PORT)))
         };
         let short = Arc::new(AtomicBool::new(false));
-        let dial = |v6| -> anyhow::Result<Receiver<Socket>> {
+        let dial = |v6| -> anyhow::Result<Receiver<Dialler>> {
             let (sender, receiver) = sync_channel(READY);
             let short = Arc::clone(&short);
             overlay
@@ -112,22 +126,21 @@ impl LaneSockets {
         }
     }
 
-    /// Whether a socket is ready that can be connected to a phantom, or to a published server; if
-    /// not, it will be in a moment.
+    /// Whether a socket is ready that can be connected to a phantom, or to a published server.
     ///
     /// # Errors
     /// None can be made.
-    pub(super) fn is_ready(&mut self, v6: bool) -> io::Result<bool> {
+    pub(super) fn ready(&mut self, v6: bool) -> io::Result<Ready> {
         let Source::Overlay { ready, next, short } = &mut self.source else {
-            return Ok(true);
+            return Ok(Ready::Published);
         };
         let family = usize::from(v6);
         let (Some(next), Some(ready)) = (next.get_mut(family), ready.get(family)) else {
-            return Ok(false);
+            return Ok(Ready::Soon);
         };
         if next.is_none() {
             *next = match ready.try_recv() {
-                Ok(socket) => Some(socket),
+                Ok(dialler) => Some(dialler),
                 Err(TryRecvError::Empty) if short.load(Ordering::Relaxed) => {
                     return Err(io::Error::other("no socket can be made"));
                 }
@@ -137,7 +150,8 @@ impl LaneSockets {
                 }
             };
         }
-        Ok(next.is_some())
+        let port = next.as_ref().map(|(_, port)| *port);
+        Ok(port.map_or(Ready::Soon, Ready::Stack))
     }
 
     /// The socket that is ready.
@@ -151,17 +165,18 @@ impl LaneSockets {
             return Ok(socket);
         };
         let next = next.get_mut(usize::from(v6)).and_then(Option::take);
-        next.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        let (socket, _) = next.ok_or(io::ErrorKind::WouldBlock)?;
+        Ok(socket)
     }
 }
 
 /// Keeps sockets ready until nobody takes them any more.
-fn fill(v6: bool, ready: &SyncSender<Socket>, short: &AtomicBool) {
-    loop {
-        match dialler(v6) {
+fn fill(v6: bool, ready: &SyncSender<Dialler>, short: &AtomicBool) {
+    for port in DIAL_PORTS.cycle() {
+        match dialler(v6, port) {
             Ok(socket) => {
                 short.store(false, Ordering::Relaxed);
-                if ready.send(socket).is_err() {
+                if ready.send((socket, port)).is_err() {
                     return;
                 }
             }
@@ -183,10 +198,9 @@ fn listener(v6: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Every such socket has the same address; the phantoms tell them apart.
-fn dialler(v6: bool) -> io::Result<Socket> {
+fn dialler(v6: bool, port: u16) -> io::Result<Socket> {
     let socket = new(v6)?;
-    socket.bind(&stack(v6, DIAL_PORT).into())?;
+    socket.bind(&stack(v6, port).into())?;
     configure(&socket)?;
     Ok(socket)
 }
