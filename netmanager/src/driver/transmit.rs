@@ -19,6 +19,16 @@ use crate::quic::Slot;
 use crate::socket::MAX_BATCH_BYTES;
 
 impl Driver {
+    /// Sends what is queued for peers; whatever else their sessions need is done when they are driven.
+    /// Those of the L4 lane are left for then: what is read from streams goes with acknowledgements.
+    pub(super) fn transmit_touched(&mut self) {
+        for slot in self.touched.iter().copied().collect::<Vec<_>>() {
+            if self.sessions.with_peer(slot).is_some() {
+                self.transmit(slot);
+            }
+        }
+    }
+
     /// Writes out what QUIC has to send.
     pub(super) fn transmit(&mut self, slot: Slot) {
         while self.io.is_writable() {
