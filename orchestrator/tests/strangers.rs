@@ -21,8 +21,10 @@ use nix::unistd::Pid;
 use orchestrator::desk;
 use orchestrator::link::{self, Dialled};
 use orchestrator::roles::{self, RunningCluster, RunningRoot, RunningWorker};
+use orchestrator_core::cluster::Cluster;
 use orchestrator_core::root::{Command, Distrusted, Root, Scope};
 use orchestrator_core::sla;
+use orchestrator_core::worker::Worker;
 use quinn::Endpoint;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::crypto::aws_lc_rs::{default_provider, sign::any_supported_type};
@@ -33,9 +35,9 @@ use rustls::version::TLS13;
 use weald_proto::addr::Pools;
 use weald_proto::codec::Message as _;
 use weald_proto::control::{
-    CLUSTER_ALPN, ClusterToRoot, Phase, ROOT_ALPN, Standing, WorkerToCluster,
+    CLUSTER_ALPN, ClusterToRoot, InstanceReport, Phase, ROOT_ALPN, Standing, WorkerToCluster,
 };
-use weald_proto::id::{Identity, NodeId, Organisation, RelayId};
+use weald_proto::id::{Identity, Label, NodeId, Organisation, RelayId};
 use weald_proto::join::{JoinRequest, JoinResponse, JoinRole};
 use weald_proto::name::{InstanceId, Zone};
 use weald_proto::session::{ALPN as SESSION_ALPN, NetToCluster};
@@ -70,7 +72,7 @@ fn control(cluster: &str) -> Identity {
 struct Site {
     root: RunningRoot,
     cluster: RunningCluster,
-    _worker: RunningWorker,
+    worker: RunningWorker,
     instance: InstanceId,
     folder: tempfile::TempDir,
 }
@@ -95,7 +97,7 @@ impl Site {
         let site = Self {
             root,
             cluster,
-            _worker: worker,
+            worker,
             instance,
             folder,
         };
@@ -132,8 +134,24 @@ impl Site {
             format!("{clusters:#?}\n{instances:#?}")
         };
         let known = self.root.handle.look(look).await.unwrap();
+        let look = |cluster: &Cluster, _| {
+            let nodes: Vec<_> = cluster
+                .node_reports()
+                .map(|it| {
+                    let lease = cluster.lease(&it.node.name);
+                    let lease = lease.map(|it| (it.epoch, it.node_ip, it.instances));
+                    format!("{} {:?} {:?} {lease:?}", it.node, it.standing, it.reserved)
+                })
+                .collect();
+            let instances = reported(cluster.instances());
+            let addresses: Vec<_> = cluster.owners_of_addresses().collect();
+            format!("{nodes:#?}\n{instances:#?}\n{addresses:#?}")
+        };
+        let of_cluster = self.cluster.handle.look(look).await.unwrap();
+        let look = |worker: &Worker| format!("{:#?}", reported(worker.instances()));
+        let of_worker = self.worker.handle.look(look).await.unwrap();
         let tokens = (self.root.desk.list(), self.cluster.desk.list());
-        format!("{known}\n{tokens:#?}")
+        format!("{known}\n{of_cluster}\n{of_worker}\n{tokens:#?}")
     }
 
     fn root_authority(&self) -> RootAuthority {
@@ -143,6 +161,17 @@ impl Site {
     fn munich(&self) -> ClusterAuthority {
         load_cluster(&self.folder.path().join("cluster")).unwrap()
     }
+}
+
+/// What a tier says of its instances, without what they use.
+fn reported<'a>(instances: impl Iterator<Item = &'a InstanceReport>) -> Vec<String> {
+    let said = instances.map(|it| {
+        format!(
+            "{} {:?} {:?} {:?}",
+            it.instance, it.generation, it.phase, it.node
+        )
+    });
+    said.collect()
 }
 
 /// Instances outlive their worker: the one of the site is ended with it.
@@ -516,36 +545,7 @@ async fn join_ports_take_a_token_once_and_requests_only() {
     let site = Site::start().await;
     let clusters = site.root.invite(label("paris"), ONCE).unwrap();
     let workers = site.cluster.inviter();
-    let late = workers.invite(JoinRole::Worker, (1, Duration::from_secs(1)));
-    let late: JoinToken = late.unwrap().parse().unwrap();
     let workers = workers.invite(JoinRole::Worker, ONCE).unwrap();
-    let mut tokens = site.cluster.desk.list();
-    tokens.sort_by_key(|it| it.expires);
-    let (id, expires) = (tokens[0].id, tokens[0].expires);
-    while Clock::system().now().as_secs() <= expires {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let before = site.shown().await;
-    let wanted = JoinRequest {
-        secret: late.secret,
-        role: JoinRole::Worker,
-        name: label("late"),
-        csr: request(&new_key().unwrap()).unwrap(),
-    };
-    let wanted = framed(&wanted.encode().unwrap());
-    match say(&site.cluster.joining, &late, &wanted).await {
-        JoinResponse::Refused { text } => {
-            let start = format!("join token {id} expired at {expires}; it is now ");
-            let now = text
-                .strip_prefix(&start)
-                .unwrap_or_else(|| panic!("{text}"));
-            let now = now.strip_suffix(" (seconds since 1970); ask for a new one");
-            assert!(now.unwrap().parse::<u64>().unwrap() >= expires, "{text}");
-        }
-        JoinResponse::Admitted { .. } => panic!("an expired token was taken"),
-    }
-    site.honest_traffic_flows().await;
-    assert_eq!(site.shown().await, before);
     for (port, token, role, (name, again), wrong) in [
         (
             &site.root.joining,
@@ -622,16 +622,102 @@ async fn join_ports_take_a_token_once_and_requests_only() {
     }
 }
 
-/// A thousand ask at once, each for a name of its own: exactly one is let in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_thousand_that_redeem_a_token_at_once_one_is_let_in() {
-    const CROWD: usize = 1000;
+async fn join_ports_take_no_token_that_has_expired() {
+    const SHORT: (u32, Duration) = (1, Duration::from_secs(1));
+    let site = Site::start().await;
+    let of_root = site.root.invite(label("paris"), SHORT).unwrap();
+    let of_cluster = site.cluster.inviter().invite(JoinRole::Worker, SHORT);
+    let both = [&site.root.desk, &site.cluster.desk].map(|desk| {
+        let listed = desk.list();
+        let unused = listed.iter().find(|it| it.used == 0).unwrap();
+        (unused.id, unused.expires)
+    });
+    while Clock::system().now().as_secs() <= both[0].1.max(both[1].1) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let before = site.shown().await;
+    for (port, token, role, (id, expires)) in [
+        (&site.root.joining, of_root, JoinRole::Cluster, both[0]),
+        (
+            &site.cluster.joining,
+            of_cluster.unwrap(),
+            JoinRole::Worker,
+            both[1],
+        ),
+    ] {
+        let token: JoinToken = token.parse().unwrap();
+        let csr = request(&new_key().unwrap()).unwrap();
+        let name = label("paris");
+        let secret = token.secret;
+        let wanted = JoinRequest {
+            secret,
+            role,
+            name,
+            csr,
+        };
+        match say(port, &token, &framed(&wanted.encode().unwrap())).await {
+            JoinResponse::Refused { text } => {
+                let start = format!("join token {id} expired at {expires}; it is now ");
+                let now = text.strip_prefix(&start);
+                let now = now.unwrap_or_else(|| panic!("{text}"));
+                let now = now.strip_suffix(" (seconds since 1970); ask for a new one");
+                assert!(now.unwrap().parse::<u64>().unwrap() >= expires, "{text}");
+            }
+            JoinResponse::Admitted { .. } => panic!("an expired token was taken"),
+        }
+        site.honest_traffic_flows().await;
+        assert_eq!(site.shown().await, before);
+    }
+}
+
+/// A thousand ask a cluster at once, each for a name of its own: exactly one is let in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_thousand_workers_that_redeem_a_token_at_once_one_is_let_in() {
     let site = Site::start().await;
     let token = site.cluster.inviter().invite(JoinRole::Worker, ONCE);
-    let token: JoinToken = token.unwrap().parse().unwrap();
+    let refused = "was used 1 of 1 times";
+    let name = |number| label(&format!("w{number}"));
+    let port = &site.cluster.joining;
+    crowd(port, &token.unwrap(), JoinRole::Worker, name, refused).await;
+    let listed = site.cluster.desk.list();
+    assert_eq!(
+        listed.iter().map(|it| it.used).sum::<u32>(),
+        2,
+        "{listed:?}"
+    );
+    site.honest_traffic_flows().await;
+}
+
+/// A thousand with keys of their own ask root to be the cluster that it has invited.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_thousand_clusters_that_redeem_a_token_at_once_one_is_let_in() {
+    let site = Site::start().await;
+    let token = site.root.invite(label("paris"), ONCE).unwrap();
+    let refused = "cluster paris has joined already with another key";
+    let name = |_| label("paris");
+    crowd(&site.root.joining, &token, JoinRole::Cluster, name, refused).await;
+    let listed = site.root.desk.list();
+    assert_eq!(
+        listed.iter().map(|it| it.used).sum::<u32>(),
+        2,
+        "{listed:?}"
+    );
+    site.honest_traffic_flows().await;
+}
+
+/// A thousand redeem one token, each with a key of its own; all but one hear `refused`.
+async fn crowd(
+    port: &Endpoint,
+    token: &str,
+    role: JoinRole,
+    name: impl Fn(usize) -> Label,
+    refused: &str,
+) {
+    const CROWD: usize = 1000;
+    let token: JoinToken = token.parse().unwrap();
     let config = link::client_config(client_config(&token, Clock::system()).unwrap());
-    let names = [site.cluster.joining.local_addr().unwrap().to_string()];
-    let csr = request(&new_key().unwrap()).unwrap();
+    let names = [port.local_addr().unwrap().to_string()];
     let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     // They ask a hundred at a time, at the same moment; all of them are under way from the start.
     let gate = Arc::new(tokio::sync::Barrier::new(CROWD / 10));
@@ -640,9 +726,9 @@ async fn of_a_thousand_that_redeem_a_token_at_once_one_is_let_in() {
     for number in 0..CROWD {
         let wanted = JoinRequest {
             secret: token.secret,
-            role: JoinRole::Worker,
-            name: label(&format!("w{number}")),
-            csr: csr.clone(),
+            role,
+            name: name(number),
+            csr: request(&new_key().unwrap()).unwrap(),
         };
         let wanted = framed(&wanted.encode().unwrap());
         let (endpoint, names, config) = (endpoint.clone(), names.clone(), config.clone());
@@ -666,16 +752,12 @@ async fn of_a_thousand_that_redeem_a_token_at_once_one_is_let_in() {
         match answer.unwrap() {
             JoinResponse::Admitted { .. } => admitted += 1,
             JoinResponse::Refused { text } => {
-                assert!(text.contains("was used 1 of 1 times"), "{text}");
+                assert!(text.contains(refused), "{text}");
                 used += 1;
             }
         }
     }
     assert_eq!((admitted, used), (1, CROWD - 1));
-    let listed = site.cluster.desk.list();
-    let entry = listed.iter().find(|it| it.uses == 1 && it.used == 1);
-    assert!(entry.is_some(), "{listed:?}");
-    site.honest_traffic_flows().await;
 }
 
 /// Says bytes at a port for joining, and hears the answer.

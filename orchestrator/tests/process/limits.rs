@@ -72,6 +72,49 @@ async fn a_processor_hog_is_held_within_a_tenth_of_its_share() {
     lab.must_be_clean();
 }
 
+/// All of its processes share what it may use, with either version of cgroups.
+#[tokio::test]
+async fn many_hogs_of_one_instance_are_held_together() {
+    let mut held = 0;
+    for cgroups in cgroups_of_one_version() {
+        let shortcomings = cgroups.shortcomings().join("\n");
+        if shortcomings.contains("`cpu`") {
+            // Hybrid: the other version holds it. What asks for a share is refused here.
+            continue;
+        }
+        held += 1;
+        let mut lab = Lab::with(|config| config.cgroups = cgroups);
+        let busy = "while :; do :; done";
+        let mut hogs = script(0, 1, &format!("for i in 1 2 3; do ({busy}) & done; {busy}"));
+        hogs.spec.resources.millicpus = 500;
+        lab.run(hogs).await;
+        usage(&mut lab).await;
+        tokio::time::sleep(WATCHED).await;
+        let (cpu_percent, _) = usage(&mut lab).await;
+        assert!((45.0..=55.0).contains(&cpu_percent), "{cpu_percent}");
+        lab.stop(0, 1).await;
+        lab.must_be_clean();
+    }
+    assert!(held > 0);
+}
+
+/// None of them is too large alone.
+#[tokio::test]
+async fn many_that_use_too_much_memory_together_are_killed() {
+    let mut lab = Lab::new();
+    // tail keeps all that it was given in memory until its input ends.
+    let user = "{ head -c 20M /dev/zero; sleep 2; } | tail -c 30M > /dev/null";
+    let all = "wait $a || s=$?; wait $b || s=$?; wait $c || s=$?; exit $s";
+    let all = format!("{user} & a=$!; {user} & b=$!; {user} & c=$!; {all}");
+    let mut users = script(0, 1, &all);
+    users.spec.resources.memory_mib = 40;
+    lab.run(users).await;
+    let words = "killed: it used more than its 40 MiB of memory";
+    assert_eq!(lab.exit().await, (137, Some(words.into())));
+    lab.stop(0, 1).await;
+    lab.must_be_clean();
+}
+
 #[tokio::test]
 async fn memory_in_use_is_measured() {
     let mut lab = Lab::new();
