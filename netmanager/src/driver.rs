@@ -388,9 +388,6 @@ impl Driver {
             if ready.tun {
                 self.read_tun();
             }
-            // Before anything else is looked after: all of that is out of the CPU's caches when a
-            // single packet comes, which would wait for it.
-            self.transmit_touched();
             if ready.lane {
                 self.handle_lane_sockets();
             }

@@ -80,6 +80,9 @@ impl Driver {
             self.tun_buffer = buffer;
         }
         self.poll_plane();
+        // Before anything else is looked after: all of that is out of the CPU's caches when a single
+        // packet comes, which would wait for it.
+        self.transmit_touched();
     }
 
     fn handle_tun(&mut self, buffer: &mut [u8], len: usize) {
