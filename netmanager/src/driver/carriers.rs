@@ -78,11 +78,10 @@ impl Driver {
             return false;
         };
         let now = self.now;
-        let relay = self
-            .relays
-            .iter_mut()
-            .find(|entry| entry.address() == Some(from));
-        let Some(entry) = relay.filter(|entry| entry.knock == Some(answer.tag)) else {
+        let mut relays = self.relays.iter_mut();
+        let asked =
+            relays.find(|entry| entry.address() == Some(from) && entry.knock == Some(answer.tag));
+        let Some(entry) = asked else {
             return false;
         };
         entry.knock = None;

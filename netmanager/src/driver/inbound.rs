@@ -102,14 +102,15 @@ impl Driver {
             self.counters.count(DropReason::UnknownFrame);
             return;
         };
-        let relay = self
-            .relays
-            .iter_mut()
-            .find(|relay| relay.address() == Some(from));
-        let Some((index, keys)) = relay.and_then(|relay| {
+        // Two clusters may name the relay at one address differently; one of the names is right.
+        let mut relays = self.relays.iter_mut();
+        let found = relays.find_map(|relay| {
             let index = relay.index;
-            relay.keys_of(header.link).map(|keys| (index, keys))
-        }) else {
+            let is_there = relay.address() == Some(from);
+            let keys = is_there.then(|| relay.keys_of(header.link)).flatten()?;
+            Some((index, keys))
+        });
+        let Some((index, keys)) = found else {
             self.counters.count(DropReason::FrameUnauthenticated);
             return;
         };
