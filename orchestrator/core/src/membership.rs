@@ -1,4 +1,5 @@
-//! Who is alive, by heartbeats: suspect after 2 s, dead after 5 s, out of the tables after 6 s.
+//! Who is alive, by heartbeats: suspect after 2 s of silence, dead after 4.5 s, out of the tables after
+//! 5.5 s. Half a second less than is promised is left for telling it: to root, and to every table.
 //!
 //! Kept by a cluster of its workers and by root of its clusters. It only tells; moving instances
 //! away and rows out is their machines'. It runs on time since the start, never on the wall clock.
@@ -13,9 +14,9 @@ pub use weald_proto::control::Standing;
 /// Silence after which a member is suspect: nothing new is placed there.
 pub const SUSPECT: Duration = Duration::from_secs(2);
 /// Silence after which a member is dead: what it had is placed elsewhere.
-pub const DEAD: Duration = Duration::from_secs(5);
+pub const DEAD: Duration = Duration::from_millis(4500);
 /// Silence after which a member's rows are out of the tables.
-pub const GONE: Duration = Duration::from_secs(6);
+pub const GONE: Duration = Duration::from_millis(5500);
 /// If we ourselves are later than this at a timer, the time that we missed is held against nobody:
 /// a paused machine has heard nothing, which says nothing about the others.
 pub const OURSELVES: Duration = Duration::from_secs(1);

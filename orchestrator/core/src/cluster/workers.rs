@@ -385,7 +385,10 @@ impl Cluster {
         step: &mut Step,
     ) -> Result<(), RecordError> {
         self.tell_of_nodes();
-        let silent = |after: u64| format!("nothing was heard of it for {after} s");
+        let silent = |after: Duration| {
+            let seconds = after.as_secs_f32();
+            format!("nothing was heard of it for {seconds} s")
+        };
         let after = match to {
             Standing::Alive => None,
             Standing::Suspect => Some(crate::membership::SUSPECT),
@@ -393,8 +396,7 @@ impl Cluster {
             Standing::Gone => Some(crate::membership::GONE),
         };
         if let Some(after) = after {
-            let why = silent(after.as_secs());
-            self.inventory.set_unavailable(node, Some(why));
+            self.inventory.set_unavailable(node, Some(silent(after)));
         } else if self.workers.get(node).is_some_and(|it| it.greeted) {
             self.inventory.set_unavailable(node, None);
         }
@@ -407,7 +409,8 @@ impl Cluster {
         for (instance, accepted, phase) in here {
             let over = is_over(phase);
             if accepted && !over && (to == Standing::Dead || to == Standing::Alive) {
-                self.tell_standing(&instance, to == Standing::Dead, silent(5));
+                let why = silent(crate::membership::DEAD);
+                self.tell_standing(&instance, to == Standing::Dead, why);
             }
             // Out of the tables with its node, and back with it.
             self.publish(&instance, step)?;

@@ -28,8 +28,8 @@ fn silence_makes_suspect_dead_and_gone_to_the_millisecond() {
     assert_eq!(first.map(|it| (it.from, it.to)), Some((None, Alive)));
     for (ms, name, from, to) in [
         (2_100, "member suspect", Alive, Suspect),
-        (5_100, "member dead", Suspect, Dead),
-        (6_100, "member out of tables", Dead, Gone),
+        (4_600, "member dead", Suspect, Dead),
+        (5_600, "member out of tables", Dead, Gone),
     ] {
         assert_eq!(
             members.poll_timeout(),
@@ -48,7 +48,7 @@ fn silence_makes_suspect_dead_and_gone_to_the_millisecond() {
 
 #[test]
 fn who_comes_back_is_alive_at_once() {
-    for silent_ms in [2_000, 5_000, 6_000] {
+    for silent_ms in [2_000, 4_500, 5_500] {
         let mut members = Membership::new();
         members.heard("a1", at(0));
         for ms in (0..=silent_ms).step_by(500) {
@@ -75,7 +75,7 @@ fn each_member_has_its_own_time() {
     );
     members.heard("a2", at(2_500));
     assert_eq!(
-        members.handle_timeout(at(5_400)),
+        members.handle_timeout(at(4_900)),
         [change("a1", Suspect, Dead), change("a2", Alive, Suspect)]
     );
     let standings: Vec<_> = members.iter().map(|(_, standing)| standing).collect();
@@ -110,7 +110,7 @@ fn our_own_pause_is_held_against_nobody() {
         [change("a2", Alive, Suspect)]
     );
     assert_eq!(
-        members.handle_timeout(at(67_000)),
+        members.handle_timeout(at(66_500)),
         [change("a1", Suspect, Dead)]
     );
 }
@@ -124,7 +124,7 @@ fn a_restart_gives_everybody_the_whole_time() {
     assert_eq!(members.standing(&"a1"), Some(Suspect));
     assert_eq!(
         members.poll_timeout(),
-        Some((Duration::from_millis(5_010), "member dead"))
+        Some((Duration::from_millis(4_510), "member dead"))
     );
 }
 
@@ -149,9 +149,9 @@ proptest! {
             for (member, heard) in &last {
                 let expected = match time - heard {
                     0..2_000 => Alive,
-                    2_000..5_000 => Suspect,
-                    5_000..6_000 => Dead,
-                    6_000.. => Gone,
+                    2_000..4_500 => Suspect,
+                    4_500..5_500 => Dead,
+                    5_500.. => Gone,
                 };
                 prop_assert_eq!(members.standing(member), Some(expected));
                 prop_assert_eq!(told.get(member).copied(), Some(expected));
