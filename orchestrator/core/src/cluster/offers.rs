@@ -312,13 +312,19 @@ impl Cluster {
         let Some(Duty::Run(spec)) = self.duties.get(instance).map(|kept| kept.duty.clone()) else {
             return Ok(());
         };
-        // A row of an earlier life stands until one of this life takes its place.
+        // A row of an earlier life stands until one of this life takes its place. That it was taken out
+        // is known from the record that is replaced here, or that rests no more, and may not have been
+        // told: this life says it again.
         let former = self.placements.get(instance);
         let (changes, published) = match former {
             Some(former) if former.generation == generation => (former.changes, former.published),
-            Some(former) => (0, former.published),
+            Some(former) if former.published => (0, true),
+            Some(former) => (former.changes.min(1), false),
             // It may have given this life up before.
-            None => (self.row_changes(instance, generation), false),
+            None => {
+                let ended = u32::from(self.has_taken_out(instance));
+                (self.row_changes(instance, generation).max(ended), false)
+            }
         };
         let placement = Placement {
             instance: instance.clone(),
@@ -344,6 +350,8 @@ impl Cluster {
         self.placements.insert(instance.clone(), placement);
         if published {
             self.unpublish(instance, step)?;
+        } else {
+            self.sign_row(instance, step);
         }
         self.forget_gone(&node, instance, step);
         let what = Work { spec, instance_ip };

@@ -150,6 +150,14 @@ impl Cluster {
         row.map_or(0, |row| row_changes(row.generation, life))
     }
 
+    /// Whether this cluster has taken an instance out of the tables, and nobody has said anything since.
+    pub(super) fn has_taken_out(&self, instance: &InstanceId) -> bool {
+        let row = self.rows.get(&Subject::Instance(instance.clone()));
+        row.is_some_and(|row| {
+            row.removed && row.signed.cluster.as_ref() == Some(&self.settings.name)
+        })
+    }
+
     /// Signs once more that an instance is out of the tables whose placement is forgotten.
     pub(super) fn sign_removed(&mut self, instance: InstanceId, row: RemovedRow, step: &mut Step) {
         let statement = Statement::Instance(InstanceStatement {

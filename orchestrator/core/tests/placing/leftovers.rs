@@ -276,6 +276,34 @@ fn the_next_cluster_says_what_is_out_of_the_tables_and_was_not_said() {
     }
 }
 
+/// The same where the instance comes again before it was said: what its next life has replaced was the
+/// only record of it.
+#[test]
+fn the_next_cluster_says_it_although_another_life_has_taken_the_place() {
+    let mut tiers = munich();
+    let instance = tiers.deploy(draft("shop", 500, 400));
+    let id = tiers.root.services().next().map(|it| it.id.clone());
+    tiers.command(Command::DeleteService(id.unwrap())).unwrap();
+    tiers.pass(cluster::DRAIN + Duration::from_secs(1));
+    assert!(tiers.root.instance(&instance).is_none());
+    // Its node does not answer, so the next life is in no table.
+    tiers.silent.push("munich/a".parse().unwrap());
+    let applied = tiers
+        .command(Command::Apply(
+            draft("shop", 500, 400),
+            organisation("acme"),
+        ))
+        .unwrap();
+    let deployed = tiers.command(Command::Deploy(applied.services[0].clone()));
+    assert_eq!(deployed.unwrap().instances, std::slice::from_ref(&instance));
+    assert_ne!(tiers.phase(&instance), Phase::Running);
+    let rows = rows_of_the_next(&tiers);
+    let says_so = rows.iter().any(
+        |row| matches!(row, Statement::Instance(row) if row.instance == instance && row.removed),
+    );
+    assert!(says_so, "who was told that it runs believes so: {rows:?}");
+}
+
 /// The rows that munich tells root when it was started again.
 fn rows_of_the_next(tiers: &Tiers) -> Vec<Statement> {
     let (name, now) = (label("munich"), tiers.at());

@@ -10,6 +10,7 @@ use orchestrator_core::worker::Worker;
 use weald_proto::control::{Generation, Phase};
 use weald_proto::name::InstanceId;
 
+use super::fault::{Broken, Fault};
 use super::process::Machine;
 use super::site::{CLUSTERS, NODES, Who, label, node};
 use super::world::World;
@@ -39,12 +40,18 @@ impl World {
     /// No address has two owners, in the books or on the nodes.
     pub(super) fn check_now(&mut self) {
         let fault = self.check_owners().err();
+        let fault = fault.map(|why| Fault::new(Broken::Owner, why));
         self.fault = self.fault.take().or(fault);
     }
 
     /// Root has on its disk what it knows of instances: whatever it has acknowledged, and why each is
     /// where it is. Who sends before it persists is found out elsewhere.
-    pub(super) fn check_root_disk(&self) -> Result<(), String> {
+    pub(super) fn check_root_disk(&self) -> Result<(), Fault> {
+        self.compare_root_disk()
+            .map_err(|why| Fault::new(Broken::Agreement, why))
+    }
+
+    fn compare_root_disk(&self) -> Result<(), String> {
         let process = &self.processes[&Who::Root];
         if process.down.is_some() {
             return Ok(());
@@ -105,7 +112,15 @@ impl World {
     }
 
     /// Everything that was acknowledged runs, once, and nothing else does; everybody says so.
-    pub(super) fn check_end(&self) -> Result<(), String> {
+    pub(super) fn check_end(&self) -> Result<(), Fault> {
+        self.check_promises()
+            .map_err(|why| Fault::new(Broken::Promise, why))?;
+        let agreed = self.check_books().and_then(|()| self.check_leases());
+        let agreed = agreed.and_then(|()| self.check_tables());
+        agreed.map_err(|why| Fault::new(Broken::Agreement, why))
+    }
+
+    fn check_promises(&self) -> Result<(), String> {
         let mut wanted: BTreeMap<&str, u32> = BTreeMap::new();
         let mut expected: BTreeMap<InstanceId, (Generation, String)> = BTreeMap::new();
         for instance in self.root().instances() {
@@ -118,8 +133,13 @@ impl World {
                     let life = (instance.life.generation(), node.to_string());
                     expected.insert(instance.id.clone(), life);
                 }
-                // It has ended by itself.
-                (Phase::Failed, _) => {}
+                // Nothing but its own end may be why.
+                (Phase::Failed, _) => {
+                    let life = (instance.id.clone(), instance.life.generation());
+                    if !self.ended.contains(&life) {
+                        return Err(format!("{life:?} has failed: {}", instance.detail));
+                    }
+                }
                 (phase, _) => {
                     let id = &instance.id;
                     return Err(format!("{id} is {phase:?}: {}", instance.detail));
@@ -132,10 +152,7 @@ impl World {
                 return Err(format!("{there} of {service}, asked for {asked:?}"));
             }
         }
-        self.check_running(&expected)?;
-        self.check_books()?;
-        self.check_leases()?;
-        self.check_tables()
+        self.check_running(&expected)
     }
 
     fn check_running(

@@ -14,7 +14,7 @@ impl World {
     pub(super) fn carry_out(&mut self, who: Who, effects: Vec<Decided>) {
         for (effect, decided) in effects {
             match (effect, who) {
-                (Effect::Answer(number), _) => self.answer(number),
+                (Effect::Answer(number, done), _) => self.answer(number, done),
                 (Effect::Root(effect), _) => self.do_for_root(effect, decided),
                 (Effect::Cluster(effect), Who::Cluster(site)) => {
                     self.do_for_cluster(site, effect, decided);
@@ -22,7 +22,7 @@ impl World {
                 (Effect::Worker(effect), Who::Worker(site, at)) => {
                     self.do_for_worker((site, at), effect, decided);
                 }
-                (effect, who) => self.fault = Some(format!("{effect:?} of {who:?}")),
+                (effect, who) => self.disbelieve(format!("{effect:?} of {who:?}")),
             }
         }
     }
@@ -37,7 +37,7 @@ impl World {
     /// earlier one did.
     fn close(&mut self, link: Link, why: &str) {
         if !why.contains("must be Hello") {
-            self.fault = Some(why.to_owned());
+            self.disbelieve(why.to_owned());
         }
         if let Some(connection) = self.links.present(link, End::Upper) {
             let random = &mut self.random;
@@ -55,7 +55,7 @@ impl World {
             root::Effect::CloseCluster(cluster, why) => {
                 self.close(Link::Cluster(site_of(&cluster)), &why);
             }
-            root::Effect::Fault(why) => self.fault = Some(format!("root: {why}")),
+            root::Effect::Fault(why) => self.disbelieve(format!("root: {why}")),
             root::Effect::Logs { .. } => {}
         }
     }
@@ -76,7 +76,7 @@ impl World {
             cluster::Effect::CloseRoot(why)
             | cluster::Effect::CloseNet(_, why)
             | cluster::Effect::Fault(why) => {
-                self.fault = Some(format!("cluster {site}: {why}"));
+                self.disbelieve(format!("cluster {site}: {why}"));
             }
             // What an honest worker says of a life that a crash has made the cluster forget.
             cluster::Effect::Lie(_) => {}
@@ -97,7 +97,7 @@ impl World {
                 return self.say(line, decided, Said::WorkerToCluster(message));
             }
             worker::Effect::Incompatible { version } => {
-                self.fault = Some(format!("version {version}"));
+                self.disbelieve(format!("version {version}"));
                 return;
             }
             worker::Effect::ReadLogs { .. } => return,

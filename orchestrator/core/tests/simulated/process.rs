@@ -12,7 +12,7 @@ use orchestrator_core::Now;
 use orchestrator_core::addresses::Plan;
 use orchestrator_core::cluster::{self, Cluster};
 use orchestrator_core::record::{Record, Write};
-use orchestrator_core::root::{self, Command, Root, Scope};
+use orchestrator_core::root::{self, Command, CommandError, Root, Scope};
 use orchestrator_core::worker::{self, Worker};
 
 use super::links::{End, Link};
@@ -64,8 +64,8 @@ pub(crate) struct News {
 #[derive(Debug)]
 pub(crate) enum Effect {
     Root(root::Effect),
-    /// The user is told that the command of this number is done.
-    Answer(u64),
+    /// The user is told that the command of this number is done, or that nothing was.
+    Answer(u64, bool),
     Cluster(cluster::Effect),
     Worker(worker::Effect),
 }
@@ -186,8 +186,13 @@ impl Process {
 fn tell_root(root: &mut Root, input: Option<Input>, now: Now) -> (Vec<Write>, Vec<Effect>) {
     let (step, answer) = match input {
         Some(Input::Command(number, command)) => {
-            let (step, _) = root.command(command, &Scope::All, now).unwrap();
-            (step, Some(Effect::Answer(number)))
+            // What it is about may be gone by now.
+            let (step, done) = match root.command(command, &Scope::All, now) {
+                Ok((step, _)) => (step, true),
+                Err(CommandError::Unknown { .. }) => (root::Step::default(), false),
+                Err(error) => panic!("{error}"),
+            };
+            (step, Some(Effect::Answer(number, done)))
         }
         Some(Input::Root(input)) => (root.handle(input, now).unwrap(), None),
         None => (root.handle(root::Input::Tick, now).unwrap(), None),
@@ -237,7 +242,7 @@ fn line_of(who: Who, effect: &Effect) -> Option<(Link, End)> {
             Some((Link::Worker(site, at), End::Lower))
         }
         (
-            Effect::Root(_) | Effect::Answer(_) | Effect::Cluster(_) | Effect::Worker(_),
+            Effect::Root(_) | Effect::Answer(..) | Effect::Cluster(_) | Effect::Worker(_),
             Who::Root | Who::Cluster(_) | Who::Worker(..),
         ) => None,
     }

@@ -132,14 +132,17 @@ impl Runtime {
         self.events.push((at, (instance, generation, event)));
     }
 
-    /// A process ends by itself.
-    pub(crate) fn exit_one(&mut self, now: Duration, random: &mut Random) {
-        let running = self.lives.iter_mut().find(|(_, life)| !life.ended);
-        if let Some((instance, life)) = running {
-            life.ended = true;
-            let (instance, generation) = (instance.clone(), life.generation);
-            self.say(instance, generation, exited(), now, random);
-        }
+    /// A process ends by itself; returns whose that was.
+    pub(crate) fn exit_one(
+        &mut self,
+        now: Duration,
+        random: &mut Random,
+    ) -> Option<(InstanceId, Generation)> {
+        let (instance, life) = self.lives.iter_mut().find(|(_, life)| !life.ended)?;
+        life.ended = true;
+        let (instance, generation) = (instance.clone(), life.generation);
+        self.say(instance.clone(), generation, exited(), now, random);
+        Some((instance, generation))
     }
 
     /// The worker has died, and with it what it was to be told and what it had ordered.

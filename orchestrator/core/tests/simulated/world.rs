@@ -1,14 +1,17 @@
 //! One history: everybody, what happens to them, and what the user was told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use orchestrator_core::Now;
 use orchestrator_core::cluster;
 use orchestrator_core::root::{self, Command};
 use orchestrator_core::worker;
+use weald_proto::control::Generation;
 use weald_proto::name::InstanceId;
 
+use super::fault::{Broken, Fault};
 use super::links::{Carrier, End, Flying, Link, Links, Said, links_of};
 use super::process::{Decided, Disk, Effect, Input, Machine, News, Process};
 use super::runtime::Runtime;
@@ -49,10 +52,25 @@ pub(crate) struct World {
     /// How many instances of each service the user has asked for, under the number of the command:
     /// the last that was answered, and later ones, which may have been heard or not.
     pub(super) asked: BTreeMap<&'static str, Vec<(u64, u32)>>,
+    /// The lives that have ended by themselves.
+    pub(super) ended: BTreeSet<(InstanceId, Generation)>,
     commands: u64,
     crashes: u32,
+    /// All that has arrived and was answered, hashed, if somebody wants to compare it.
+    trace: Option<DefaultHasher>,
     /// A fault that was noticed on the way.
-    pub(super) fault: Option<String>,
+    pub(super) fault: Option<Fault>,
+}
+
+/// What a history was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lived {
+    /// How often a process has died.
+    pub(crate) crashes: u32,
+    /// How often a user has asked for something.
+    pub(crate) commands: u64,
+    /// All that was said and heard, if that was asked for.
+    pub(crate) trace: Option<u64>,
 }
 
 impl World {
@@ -76,8 +94,10 @@ impl World {
                 .into_iter()
                 .map(|it| (it.0, vec![(0, 0)]))
                 .collect(),
+            ended: BTreeSet::new(),
             commands: 0,
             crashes: 0,
+            trace: None,
             fault: None,
         };
         for who in everybody() {
@@ -112,11 +132,17 @@ impl World {
         (self.now, self.chaos)
     }
 
-    /// Lives through all of it; returns how often a process has died.
+    /// Keeps what happens, for [`Lived::trace`].
+    pub(crate) fn traced(mut self) -> Self {
+        self.trace = Some(DefaultHasher::new());
+        self
+    }
+
+    /// Lives through all of it.
     ///
     /// # Errors
     /// What went wrong, and when.
-    pub(crate) fn run(mut self) -> Result<u32, String> {
+    pub(crate) fn run(mut self) -> Result<Lived, Fault> {
         let chaos = Duration::from_millis(CHAOS_MS.0 + self.random.below(CHAOS_MS.1 - CHAOS_MS.0));
         let mut looked = Duration::ZERO;
         while self.now < chaos + CALM {
@@ -129,12 +155,27 @@ impl World {
                 self.fault = self.fault.take().or(fault);
             }
             if let Some(fault) = self.fault.take() {
-                return Err(format!("at {:?}: {fault}", self.now));
+                return Err(fault.at(self.now));
             }
         }
         self.check_root_disk()?;
         self.check_end()?;
-        Ok(self.crashes)
+        Ok(Lived {
+            crashes: self.crashes,
+            commands: self.commands,
+            trace: self.trace.map(|trace| trace.finish()),
+        })
+    }
+
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            (self.now, what()).hash(trace);
+        }
+    }
+
+    /// A process takes something for impossible that it has heard.
+    pub(super) fn disbelieve(&mut self, why: String) {
+        self.fault = Some(Fault::new(Broken::Belief, why));
     }
 
     fn step(&mut self) {
@@ -177,7 +218,8 @@ impl World {
             let nodes = self.runtimes.values_mut();
             let which = usize::try_from(self.random.below(4)).unwrap();
             for runtime in nodes.skip(which).take(1) {
-                runtime.exit_one(self.now, &mut self.random);
+                let ended = runtime.exit_one(self.now, &mut self.random);
+                self.ended.extend(ended);
             }
         }
         if self.random.one_in(600) {
@@ -185,6 +227,8 @@ impl World {
         }
     }
 
+    /// A user has other numbers of a service run, removes all of them or the service itself, and
+    /// applies the application again, which brings back what was removed and leaves the rest alone.
     fn user_asks(&mut self) {
         let at = usize::try_from(self.random.below(3)).unwrap();
         let name = SERVICES[at].0;
@@ -193,12 +237,19 @@ impl World {
         };
         let mut services = root.services();
         let found = services.find(|it| it.spec.name == service(name));
-        let Some(id) = found.map(|it| it.id.clone()) else {
+        let found = found.map(|it| it.id.clone());
+        drop(services);
+        let Some(id) = found else {
+            self.command(Command::Apply(draft(), organisation()));
             return;
         };
-        drop(services);
         let to = u32::try_from(self.random.below(MOST + 1)).unwrap();
-        if let Some(number) = self.command(Command::Scale(id, to)) {
+        let (command, to) = match self.random.below(12) {
+            0 => (Command::Undeploy(id, None), 0),
+            1 => (Command::DeleteService(id), 0),
+            _ => (Command::Scale(id, to), to),
+        };
+        if let Some(number) = self.command(command) {
             self.asked.entry(name).or_default().push((number, to));
         }
     }
@@ -215,11 +266,13 @@ impl World {
         Some(self.commands)
     }
 
-    /// The user is told that something is done: what was asked for before is past.
-    pub(super) fn answer(&mut self, number: u64) {
+    /// The user is told that something is done, and what was asked for before is past; or that nothing
+    /// was done.
+    pub(super) fn answer(&mut self, number: u64, done: bool) {
+        self.note(|| format!("{number} {done}"));
         for asked in self.asked.values_mut() {
             if asked.iter().any(|(it, _)| *it == number) {
-                asked.retain(|(it, _)| *it >= number);
+                asked.retain(|(it, _)| if done { *it >= number } else { *it != number });
             }
         }
     }
@@ -368,6 +421,7 @@ impl World {
     }
 
     fn arrive(&mut self, it: Flying) {
+        self.note(|| format!("{it:?}"));
         let (hears, new) = self.links.hears(&it);
         if new {
             self.connected((it.link, it.to), it.connection);
@@ -389,8 +443,7 @@ impl World {
                 Input::Worker(worker::Input::Message(message))
             }
             (link, said) => {
-                self.fault = Some(format!("{said:?} on the link of {link:?}"));
-                return;
+                return self.disbelieve(format!("{said:?} on the link of {link:?}"));
             }
         };
         self.tell(it.link.who(it.to), input, None);
@@ -497,7 +550,7 @@ fn ordered(effect: &Effect) -> Option<InstanceId> {
             | worker::Effect::Incompatible { .. },
         )
         | Effect::Root(_)
-        | Effect::Answer(_)
+        | Effect::Answer(..)
         | Effect::Cluster(_) => None,
     }
 }
