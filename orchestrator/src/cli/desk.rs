@@ -12,6 +12,7 @@ use super::failure::Failure;
 use super::output::{self, Table};
 use super::roles::{CLUSTER_FOLDER, ROOT_FOLDER};
 use crate::desk::{self, Answer, Invite, Listed, Question, ask};
+use crate::machine::unix_now;
 
 #[derive(Debug, Args)]
 pub(super) struct TokenArguments {
@@ -140,16 +141,29 @@ fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
         Answer::Token(token) => output::print(&format!("{token}\n")),
         Answer::Tokens(tokens) if json => output::json(&tokens),
         Answer::Tokens(tokens) => {
-            let mut table = Table::new(&["ID", "ROLE", "CLUSTER", "USED"]);
+            let mut table = Table::new(&["ID", "ROLE", "CLUSTER", "USED", "EXPIRES"]);
+            let now = unix_now();
             for it in tokens {
                 let used = format!("{}/{}", it.used, it.uses);
-                table.row([it.id, it.role.to_string(), it.cluster.to_string(), used]);
+                let (role, cluster) = (it.role.to_string(), it.cluster.to_string());
+                table.row([it.id, role, cluster, used, expiry(it.expires, now)]);
             }
             output::print(&table.text())
         }
         Answer::Done if json => output::json(&json!({ "done": true })),
         Answer::Done => output::print("taken back\n"),
         Answer::Error(text) => bail!("{text}"),
+    }
+}
+
+/// When a token expires, both in seconds since 1970, as a user reads it.
+fn expiry(expires: u64, now: u64) -> String {
+    let minutes = expires.saturating_sub(now).div_ceil(60);
+    match minutes {
+        0 => "expired".to_owned(),
+        1..120 => format!("in {minutes} min"),
+        120..2880 => format!("in {} h", minutes / 60),
+        2880.. => format!("in {} d", minutes / 1440),
     }
 }
 
@@ -193,5 +207,20 @@ mod tests {
         );
         drop(root);
         assert_eq!(list(&places).await.unwrap().len(), 1);
+    }
+
+    #[test]
+    fn expiry_is_told_in_the_largest_unit_that_says_it() {
+        for (seconds, told) in [
+            (0, "expired"),
+            (1, "in 1 min"),
+            (7_140, "in 119 min"),
+            (7_200, "in 2 h"),
+            (86_400, "in 24 h"),
+            (172_800, "in 2 d"),
+        ] {
+            assert_eq!(expiry(1_000 + seconds, 1_000), told);
+        }
+        assert_eq!(expiry(999, 1_000), "expired");
     }
 }
