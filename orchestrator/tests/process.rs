@@ -10,6 +10,8 @@
 mod ends;
 #[path = "process/lab.rs"]
 mod lab;
+#[path = "process/layouts.rs"]
+mod layouts;
 #[path = "process/limits.rs"]
 mod limits;
 #[path = "process/places.rs"]

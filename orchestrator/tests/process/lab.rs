@@ -75,6 +75,10 @@ pub(crate) fn script(number: u32, generation: Generation, script: &str) -> Launc
 pub(crate) fn config(folder: &Path) -> Config {
     let cgroups = Cgroups::find(None).unwrap();
     assert_eq!(cgroups.shortcomings(), [""; 0]);
+    config_of(folder, cgroups)
+}
+
+fn config_of(folder: &Path, cgroups: Cgroups) -> Config {
     let mut config = Config::new(folder.to_owned(), cgroups);
     config.supervisor = env!("CARGO_BIN_EXE_weald").into();
     config.grace = GRACE;
@@ -121,6 +125,17 @@ impl Lab {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path());
         change(&mut config);
+        Self::open(folder, config)
+    }
+
+    /// With cgroups that may lack something.
+    pub(crate) fn of(cgroups: Cgroups) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config_of(folder.path(), cgroups);
+        Self::open(folder, config)
+    }
+
+    fn open(folder: TempDir, config: Config) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         Self {
             runtime: ProcessRuntime::open(config, sender).unwrap(),
