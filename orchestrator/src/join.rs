@@ -20,7 +20,7 @@ use weald_proto::join::{JoinRequest, JoinResponse, JoinRole, MAX_MESSAGE_LEN, Re
 use weald_proto::stream::framed;
 use weald_trust::join::{JoinBook, JoinFault, JoinToken, TokenId, new_secret};
 use weald_trust::pki::files::{self, Existing, SECRET};
-use weald_trust::pki::key_hash;
+use weald_trust::pki::{RequestFault, key_hash};
 
 use crate::link::{self, Accepted, Dialled};
 use crate::machine::unix_now;
@@ -49,6 +49,9 @@ pub enum DeskError {
     /// The token is not good.
     #[error(transparent)]
     Fault(#[from] JoinFault),
+    /// Whoever asks has not proved to hold a key.
+    #[error(transparent)]
+    Request(#[from] RequestFault),
     /// The name is another's.
     #[error(
         "{role} {name} has joined already with another key; choose another name, or remove it first"
@@ -128,8 +131,11 @@ impl JoinDesk {
     /// case the answer was lost, and that takes nothing.
     ///
     /// # Errors
-    /// The token is not good, the name is another's, or the book cannot be kept.
+    /// There is no key to certify, the token is not good, the name is another's, or the book cannot
+    /// be kept.
     pub fn redeem(&self, request: &JoinRequest) -> Result<(), DeskError> {
+        // Before anything is taken: no certificate could be issued afterwards.
+        key_hash(&request.csr)?;
         let member = format!("{}/{}", request.role, request.name);
         self.change(|desk| {
             match desk.members.get(&member) {

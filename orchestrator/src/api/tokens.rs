@@ -150,9 +150,10 @@ fn refused(error: &DeskError) -> ApiError {
         DeskError::Fault(JoinFault::NoSuchId(id)) => {
             ApiError::unknown("join token", &id.to_string())
         }
-        DeskError::Fault(_) | DeskError::Taken { .. } | DeskError::Stranger { .. } => {
-            ApiError::unprocessable(error.to_string())
-        }
+        DeskError::Fault(_)
+        | DeskError::Request(_)
+        | DeskError::Taken { .. }
+        | DeskError::Stranger { .. } => ApiError::unprocessable(error.to_string()),
         DeskError::Disk(_) => ApiError::internal(error),
     }
 }

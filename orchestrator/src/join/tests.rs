@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use weald_proto::join::JoinSecret;
+use weald_trust::pki::new_key;
 
 use super::*;
 
@@ -25,12 +26,17 @@ fn issue(desk: &JoinDesk, uses: u32) -> JoinSecret {
     text.parse::<JoinToken>().unwrap().secret
 }
 
-fn request(secret: JoinSecret, name: &str, csr: u8) -> JoinRequest {
+/// A request for a certificate of a new key.
+fn new_csr() -> Vec<u8> {
+    weald_trust::pki::request(&new_key().unwrap()).unwrap()
+}
+
+fn request(secret: JoinSecret, name: &str, csr: &[u8]) -> JoinRequest {
     JoinRequest {
         secret,
         role: JoinRole::Worker,
         name: label(name),
-        csr: vec![csr],
+        csr: csr.to_vec(),
     }
 }
 
@@ -43,8 +49,9 @@ fn one_of_a_thousand_gets_the_one_use() {
         .map(|thread| {
             let desk = Arc::clone(&desk);
             std::thread::spawn(move || {
+                let csr = new_csr();
                 let names = (0..125).map(|at| format!("n{thread}-{at}"));
-                let let_in = names.filter(|name| desk.redeem(&request(secret, name, 1)).is_ok());
+                let let_in = names.filter(|name| desk.redeem(&request(secret, name, &csr)).is_ok());
                 let_in.count()
             })
         })
@@ -53,7 +60,9 @@ fn one_of_a_thousand_gets_the_one_use() {
     assert_eq!(let_in, 1);
     // And it stays so after a restart.
     let desk = JoinDesk::open(folder.path()).unwrap();
-    let refused = desk.redeem(&request(secret, "late", 1)).unwrap_err();
+    let refused = desk
+        .redeem(&request(secret, "late", &new_csr()))
+        .unwrap_err();
     assert!(matches!(
         refused,
         DeskError::Fault(JoinFault::UsedUp { .. })
@@ -66,17 +75,18 @@ fn a_name_is_given_to_one_key_only() {
     let folder = tempfile::tempdir().unwrap();
     let desk = JoinDesk::open(folder.path()).unwrap();
     let secret = issue(&desk, 5);
-    desk.redeem(&request(secret, "a1", 1)).unwrap();
-    desk.redeem(&request(secret, "a1", 1)).unwrap();
+    let (own, other) = (new_csr(), new_csr());
+    desk.redeem(&request(secret, "a1", &own)).unwrap();
+    desk.redeem(&request(secret, "a1", &own)).unwrap();
     assert_eq!(desk.list()[0].used, 1);
-    let refused = desk.redeem(&request(secret, "a1", 2)).unwrap_err();
+    let refused = desk.redeem(&request(secret, "a1", &other)).unwrap_err();
     assert_eq!(
         refused.to_string(),
         "worker a1 has joined already with another key; choose another name, or remove it first"
     );
     assert_eq!(desk.list()[0].used, 1);
     desk.forget(JoinRole::Worker, &label("a1")).unwrap();
-    desk.redeem(&request(secret, "a1", 2)).unwrap();
+    desk.redeem(&request(secret, "a1", &other)).unwrap();
 }
 
 /// Whoever listens everywhere has to say where others dial.
@@ -107,7 +117,7 @@ fn what_is_revoked_lets_nobody_in() {
     let desk = JoinDesk::open(folder.path()).unwrap();
     let secret = issue(&desk, 5);
     desk.revoke(desk.list()[0].id).unwrap();
-    let refused = desk.redeem(&request(secret, "a1", 1)).unwrap_err();
+    let refused = desk.redeem(&request(secret, "a1", &new_csr())).unwrap_err();
     assert!(matches!(refused, DeskError::Fault(JoinFault::Unknown)));
     fs::write(folder.path().join("join.json"), "{").unwrap();
     let error = JoinDesk::open(folder.path()).unwrap_err().to_string();
