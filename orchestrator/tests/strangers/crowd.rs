@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use orchestrator::link::{self, Dialled};
-use quinn::{ClientConfig, Endpoint, RecvStream, SendStream};
+use quinn::{ClientConfig, Connection, Endpoint};
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -96,10 +96,9 @@ struct Crowd {
     endpoint: Endpoint,
     config: ClientConfig,
     shaking: Arc<Semaphore>,
-    /// How many are connected.
-    connected: Arc<AtomicUsize>,
-    /// Whether all of them were at once; then all of them ask.
-    all_are: Arc<watch::Sender<bool>>,
+    /// Passed when all are connected, and then when all have begun to ask.
+    connected: Arc<Gate>,
+    begun: Arc<Gate>,
 }
 
 impl Crowd {
@@ -112,7 +111,7 @@ impl Crowd {
             token: Arc::new(token),
             shaking: Arc::new(Semaphore::new(SHAKING)),
             connected: Arc::default(),
-            all_are: Arc::new(watch::Sender::new(false)),
+            begun: Arc::default(),
         }
     }
 
@@ -138,29 +137,32 @@ impl Crowd {
         admitted.remove(0)
     }
 
-    /// One of them is connected, waits until all are, and asks. The port does not wait for ever for
-    /// those who say nothing: whom it has cut off comes again, and asks with the same key.
+    /// One of them asks. The port does not wait for ever for those who say nothing: whom it has cut
+    /// off comes again, and asks with the same key.
     async fn one(&self, wanted: &[u8]) -> JoinResponse {
         loop {
-            let Dialled {
-                connection,
-                streams,
-            } = self.connect().await;
-            if self.connected.fetch_add(1, Ordering::SeqCst) + 1 == CROWD {
-                self.all_are.send_replace(true);
-            }
-            let mut all_are = self.all_are.subscribe();
-            tokio::select! {
-                all_are = all_are.wait_for(|all_are| *all_are) => drop(all_are.unwrap()),
-                _ = connection.closed() => {
-                    self.connected.fetch_sub(1, Ordering::SeqCst);
-                    continue;
-                }
-            }
-            if let Ok(answer) = answer(streams, wanted).await {
+            let dialled = self.connect().await;
+            if let Ok(answer) = self.answer(dialled, wanted).await {
                 return answer;
             }
         }
+    }
+
+    /// The last byte is said when all are about to say it.
+    async fn answer(&self, dialled: Dialled, wanted: &[u8]) -> anyhow::Result<JoinResponse> {
+        let Dialled {
+            connection,
+            streams: (mut send, mut recv),
+        } = dialled;
+        let (last, first) = wanted.split_last().context("nothing to say")?;
+        self.connected.pass(&connection).await?;
+        send.write_all(first).await?;
+        self.begun.pass(&connection).await?;
+        send.write_all(&[*last]).await?;
+        send.finish()?;
+        let answer = recv.read_to_end(1 << 16).await?;
+        let message = answer.get(4..).context("no message")?;
+        Ok(JoinResponse::decode(message)?)
     }
 
     async fn connect(&self) -> Dialled {
@@ -175,13 +177,27 @@ impl Crowd {
     }
 }
 
-async fn answer(
-    (mut send, mut recv): (SendStream, RecvStream),
-    wanted: &[u8],
-) -> anyhow::Result<JoinResponse> {
-    send.write_all(wanted).await?;
-    send.finish()?;
-    let answer = recv.read_to_end(1 << 16).await?;
-    let message = answer.get(4..).context("no message")?;
-    Ok(JoinResponse::decode(message)?)
+/// Opens for good as soon as all of the crowd stand before it.
+#[derive(Default)]
+struct Gate {
+    standing: AtomicUsize,
+    open: watch::Sender<bool>,
+}
+
+impl Gate {
+    /// Waits until it is open, or the connection is lost.
+    async fn pass(&self, connection: &Connection) -> anyhow::Result<()> {
+        if self.standing.fetch_add(1, Ordering::SeqCst) + 1 == CROWD {
+            self.open.send_replace(true);
+        }
+        let mut open = self.open.subscribe();
+        tokio::select! {
+            opened = open.wait_for(|open| *open) => drop(opened?),
+            lost = connection.closed() => {
+                self.standing.fetch_sub(1, Ordering::SeqCst);
+                return Err(lost.into());
+            }
+        }
+        Ok(())
+    }
 }
