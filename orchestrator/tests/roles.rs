@@ -314,3 +314,152 @@ async fn what_is_to_be_done_once_is_completed_and_not_done_again() {
     // The first is in the life that it was in, and says the same.
     assert_eq!(completed(0).await, first);
 }
+
+/// What REST lists of everything that is so, without what is measured anew again and again.
+async fn listed(root: SocketAddr, session: &str) -> Vec<Value> {
+    const MEASURED: [&str; 6] = [
+        "cpu_percent",
+        "memory_percent",
+        "cpu_history",
+        "memory_history",
+        "used_memory_mib",
+        "last_modified_timestamp",
+    ];
+    let mut all = Vec::new();
+    for path in [
+        "/api/applications",
+        "/api/services",
+        "/api/v1/instances",
+        "/api/v1/nodes",
+        "/api/v1/clusters",
+    ] {
+        let mut list = ask(root, &format!("GET {path}"), session, &Value::Null).await;
+        forget(&mut list, &MEASURED);
+        if path.ends_with("instances") {
+            forget(&mut list, &["memory_mib"]);
+        }
+        all.push(list);
+    }
+    all
+}
+
+/// Takes fields out of a value, at any depth.
+fn forget(value: &mut Value, fields: &[&str]) {
+    match value {
+        Value::Object(all) => {
+            all.retain(|name, _| !fields.contains(&name.as_str()));
+            all.values_mut().for_each(|it| forget(it, fields));
+        }
+        Value::Array(all) => all.iter_mut().for_each(|it| forget(it, fields)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// What is listed, without the application `vast` and what is its own.
+fn without_vast(mut all: Vec<Value>) -> Vec<Value> {
+    for list in &mut all {
+        let list = list.as_array_mut().unwrap();
+        list.retain(|it| {
+            let is_its = |field: &str| {
+                let name = it[field].as_str().unwrap_or_default();
+                name == "vast" || name.starts_with("vast.")
+            };
+            !["name", "application_name", "app_name"]
+                .into_iter()
+                .any(is_its)
+        });
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resources_that_nobody_has_are_told_and_nothing_else_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let [root_folder, cluster_folder, worker_folder] =
+        ["root", "cluster", "worker"].map(|name| folder.path().join(name));
+    let root = start_root(&root_folder).await;
+    let token = root.invite(label("munich"), ONCE).unwrap();
+    join(&token, None, &cluster_folder, &root.control)
+        .await
+        .unwrap();
+    let cluster = start_cluster(&cluster_folder);
+    let token = cluster.inviter().invite(JoinRole::Worker, ONCE).unwrap();
+    join(&token, Some("a1"), &worker_folder, &cluster.control)
+        .await
+        .unwrap();
+    let _worker = roles::worker(&worker_options(&worker_folder)).unwrap();
+    let secret = root.first_secret.clone().unwrap();
+    let user =
+        json!({"secret": secret, "username": "ada", "password": "a password of some length"});
+    let session = ask(root.api, "POST /api/v1/auth/first", "", &user).await;
+    let session = session["token"].as_str().unwrap();
+    let deploy = async |sla: &Value| {
+        let way = "POST /api/v1/apply?deploy=1";
+        ask(root.api, way, session, sla).await
+    };
+    let mut small = sla("exec sleep 1000");
+    small["customerID"] = json!("ada");
+    let shop = deploy(&small).await;
+    let before = until("it runs and its cluster says so", || async {
+        let all = listed(root.api, session).await;
+        let runs = all[2][0]["status"] == "RUNNING" && all[4][0]["free_memory_mib"] == 450;
+        runs.then_some(all)
+    })
+    .await;
+    for (what, much, reason) in [
+        (
+            "memory",
+            501,
+            "memory (MiB) on one node: 501 needed, 450 free",
+        ),
+        (
+            "memory",
+            451,
+            "memory (MiB) on one node: 451 needed, 450 free",
+        ),
+        (
+            "vcpus",
+            2,
+            "processors (1/1000) on one node: 2000 needed, 1000 free",
+        ),
+        ("vgpus", 1, "1 needed, 0 free"),
+        ("storage", 1000, "1000 needed, 0 free"),
+    ] {
+        let mut vast = small.clone();
+        vast["applications"][0]["application_name"] = json!("vast");
+        vast["applications"][0]["microservices"][0][what] = json!(much);
+        let applied = deploy(&vast).await;
+        let name = applied["instances"][0].as_str().unwrap().to_owned();
+        until(what, || async {
+            let all = ask(root.api, "GET /api/v1/instances", session, &Value::Null).await;
+            let mut all = all.as_array().unwrap().iter();
+            let found = all.find(|it| it["name"] == name.as_str()).unwrap().clone();
+            (found["fits_nowhere"] == true).then_some(())
+        })
+        .await;
+        let why = root.handle.look({
+            let id = name.parse().unwrap();
+            move |root, now| root.instance(&id).unwrap().history.explain(&id, now)
+        });
+        let why = why.await.unwrap();
+        assert!(why.contains(reason), "{what}: {why}");
+        let all = listed(root.api, session).await;
+        assert_ne!(all, before, "{what}: it is listed itself");
+        assert_eq!(without_vast(all), before, "{what}");
+        let delete = format!(
+            "DELETE /api/application/{}",
+            applied["applications"][0].as_str().unwrap()
+        );
+        ask(root.api, &delete, session, &Value::Null).await;
+        assert_eq!(listed(root.api, session).await, before, "{what}");
+    }
+    let delete = format!(
+        "DELETE /api/application/{}",
+        shop["applications"][0].as_str().unwrap()
+    );
+    ask(root.api, &delete, session, &Value::Null).await;
+    until("the instance is gone", || async {
+        instance(&root).await.is_none().then_some(())
+    })
+    .await;
+}

@@ -382,6 +382,15 @@ impl Lab {
         panic!("{path} has stayed {last}");
     }
 
+    /// The applications, services and instances that REST lists, to compare.
+    pub(crate) async fn listed(&self) -> Vec<Value> {
+        let mut lists = Vec::new();
+        for path in ["/api/applications", "/api/services", "/api/v1/instances"] {
+            lists.push(self.get(path, &self.ada).await.json(200));
+        }
+        lists
+    }
+
     /// Everything that is kept, to compare.
     pub(crate) async fn everything(&self) -> String {
         let look = self.handle.look(|root, _| {

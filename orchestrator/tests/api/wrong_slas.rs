@@ -97,12 +97,15 @@ const WRONG: [(&str, Change); 26] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn every_wrong_sla_is_refused_with_its_path_and_changes_nothing() {
     let lab = Lab::start().await;
+    lab.cluster("munich", "root", None).await;
     let applied = lab
-        .post("/api/v1/apply", &lab.ada, &sla("there", &["web"]))
+        .post("/api/v1/apply?deploy=1", &lab.ada, &sla("there", &["web"]))
         .await
         .json(200);
+    let runs = |it: &Value| it["instances"] == json!({"RUNNING": 1});
+    lab.until("/api/v1/status", runs).await;
     let id = applied["applications"][0].clone();
-    let before = lab.everything().await;
+    let before = (lab.everything().await, lab.listed().await);
     for (path, change) in WRONG {
         for route in [
             "/api/v1/apply?deploy=1",
@@ -126,9 +129,10 @@ async fn every_wrong_sla_is_refused_with_its_path_and_changes_nothing() {
                     .map(|it| it["path"].as_str().unwrap());
                 assert!(paths.any(|it| it.starts_with(path)), "{path}: {errors}");
             }
+            let after = (lab.everything().await, lab.listed().await);
+            assert_eq!(after, before, "{route}: {path}");
         }
     }
-    assert_eq!(lab.everything().await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
