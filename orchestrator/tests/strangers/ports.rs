@@ -245,4 +245,9 @@ async fn whoever_was_revoked_is_let_in_nowhere() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     site.honest_traffic_flows().await;
+    let before = site.shown().await;
+    let told = refusal(&a2, upper, &[0xff; 4]).await;
+    assert!(told.contains("it is revoked"), "{told}");
+    site.honest_traffic_flows().await;
+    assert_eq!(site.shown().await, before);
 }
