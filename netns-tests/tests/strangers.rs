@@ -5,6 +5,8 @@
 mod papers;
 #[path = "strangers/quic.rs"]
 mod quic;
+#[path = "strangers/revoked.rs"]
+mod revoked;
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_secs(20);
 const SHOP: &str = include_str!("../../examples/shop.json");
 const CLIENT: &str = "shop.prod.client.prod.0";
-const CLIENT_NAME: &str = "shop.prod.client.prod.any.rr.local";
 const WEB_NAME: &str = "shop.prod.web.prod.any.rr.local";
 const WEB_URL: &str = "http://web.prod.rr.local/";
 const NODES: &str = "/api/v1/nodes";
@@ -296,26 +295,6 @@ fn is_cut_by_its_peer(tiers: &Tiers<'_>, client: &str, id: &str, since: Instant)
     Ok(())
 }
 
-/// A node of a revoked cluster dials the client's node as long as it is not told why it is refused:
-/// that one has root's list.
-fn is_refused_by_its_peer(
-    tiers: &mut Tiers<'_>,
-    (victim, id): (&str, &str),
-    client: &str,
-) -> Result<()> {
-    let refused = format!("certificate of node {id}: its issuer's certificate is revoked");
-    wait::until("the client's node refuses it", SOON, || {
-        // It has nobody to answer: that it fails is what is wanted.
-        let reached = tiers
-            .fleet
-            .tool(victim, &["ping", "--count", "1", CLIENT_NAME]);
-        ensure!(reached.is_err(), "{reached:?}");
-        let log = tiers.fleet.log_of(client, &refused)?;
-        ensure!(log.contains("handshake failed"), "no refusal: {log}");
-        Ok(())
-    })
-}
-
 #[test]
 fn a_revoked_node_is_cut_by_everybody() -> Result<()> {
     require::programs(&["curl", "nginx"])?;
@@ -379,18 +358,12 @@ fn a_revoked_cluster_is_cut_with_its_nodes() -> Result<()> {
     wait::until("the page comes from there", SOON, || {
         ask(&tiers, &client, &url, "5")
     })?;
-    wait::until("they have a direct path", SOON, || {
-        let peer = tiers.fleet.peer(&client, id)?;
-        let is_direct = peer["state"] == "up" && peer["path"]["kind"] == "direct";
-        ensure!(is_direct, "{peer}");
-        Ok(())
-    })?;
+    ensure!(tiers.fleet.peer(&client, id)?["state"] == "up");
     both_are_registered(&tiers)?;
 
     tiers.weald_json(&["revoke", "cluster", cluster])?;
     let since = Instant::now();
     is_cut_by_its_peer(&tiers, &client, id, since)?;
-    is_refused_by_its_peer(&mut tiers, (victim, id), &client)?;
     ensure!(
         ask(&tiers, &client, &url, "1").is_err(),
         "the page comes still"
