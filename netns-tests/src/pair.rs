@@ -207,11 +207,28 @@ pub fn start_nodes<'lab>(
     let mut fleet = Fleet::new(lab)?;
     fleet.write_table(table)?;
     fleet.start_relay("relay", "hub/r1", "")?;
+    add_nodes(&mut fleet, nodes, config)?;
+    Ok(fleet)
+}
+
+/// Starts both netmanagers with a table, and nothing else: the LAN is their only way, however slow,
+/// where they would rather take a relay that is near.
+///
+/// # Errors
+/// A program refuses or does not get ready.
+pub fn start_on_lan<'lab>(lab: &'lab Lab, table: &str) -> Result<Fleet<'lab>> {
+    let mut fleet = Fleet::new(lab)?;
+    fleet.write_table(table)?;
+    add_nodes(&mut fleet, &NODES, NO_PUNCHING)?;
+    Ok(fleet)
+}
+
+fn add_nodes(fleet: &mut Fleet<'_>, nodes: &[(&str, &str)], config: &str) -> Result<()> {
     for (machine, id) in nodes {
         fleet.add_node(machine, id, "acme", config)?;
         fleet.start(machine)?;
     }
-    Ok(fleet)
+    Ok(())
 }
 
 /// The kind of the path that alpha takes to beta, as `peers` shows it: `direct`, `relay`, `none`.
@@ -221,6 +238,18 @@ pub fn start_nodes<'lab>(
 pub fn path_kind(fleet: &Fleet<'_>) -> Result<String> {
     let peer = fleet.peer("alpha", "home/beta")?;
     Ok(peer["path"]["kind"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Waits until the path that alpha takes to beta is of a kind, as in [`path_kind`].
+///
+/// # Errors
+/// It is of another after `patience`; the error shows all that alpha knows of beta.
+pub fn wait_path(fleet: &Fleet<'_>, kind: &str, patience: Duration) -> Result<()> {
+    wait::until(&format!("the path is {kind}"), patience, || {
+        let found = path_kind(fleet)?;
+        ensure!(found == kind, "{}", fleet.peer("alpha", "home/beta")?);
+        Ok(())
+    })
 }
 
 /// How many sessions each node has had, of which there is at least one.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use netns_tests::pair::{self, NO_PUNCHING, NODES, TABLE};
-use netns_tests::{Fleet, Impairment, Lab, wait};
+use netns_tests::{Fleet, Impairment, Lab};
 use serde_json::Value;
 
 /// The link is the bottleneck by far, so that figures hardly depend on what else the machine does.
@@ -50,10 +50,7 @@ fn a_bench_has_every_figure_and_a_throttled_one_is_slower() -> Result<()> {
         format!("{refused:#}").contains("[bench] respond = true"),
         "{refused:#}"
     );
-    wait::until("the session is direct", SOON, || {
-        ensure!(pair::path_kind(&fleet)? == "direct");
-        Ok(())
-    })?;
+    pair::wait_path(&fleet, "direct", SOON)?;
 
     let page = lab.node("alpha").write_file("bench.html", "")?;
     let shown = page.display().to_string();

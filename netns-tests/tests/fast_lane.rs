@@ -58,14 +58,6 @@ fn wait_frames(fleet: &Fleet<'_>) -> Result<()> {
     })
 }
 
-fn wait_path(fleet: &Fleet<'_>, kind: &str) -> Result<()> {
-    wait::until("the path is another", SOON, || {
-        let is = pair::path_kind(fleet)?;
-        ensure!(is == kind, "{is}, not {kind}");
-        Ok(())
-    })
-}
-
 #[test]
 fn it_carries_tcp_over_path_switches_and_after_a_restart() -> Result<()> {
     let lab = pair::lab()?;
@@ -74,14 +66,14 @@ fn it_carries_tcp_over_path_switches_and_after_a_restart() -> Result<()> {
     let beta = fleet.instance("beta", ON_BETA)?;
     let load = Load::start(&alpha, &beta, SERVER)?;
     wait_up(&fleet)?;
-    wait_path(&fleet, "direct")?;
+    pair::wait_path(&fleet, "direct", SOON)?;
     wait_frames(&fleet)?;
 
     pair::set_lan(&lab, Impairment::loss(Loss::Random(1.0)));
-    wait_path(&fleet, "relay")?;
+    pair::wait_path(&fleet, "relay", SOON)?;
     wait_frames(&fleet)?;
     pair::set_lan(&lab, Impairment::default());
-    wait_path(&fleet, "direct")?;
+    pair::wait_path(&fleet, "direct", SOON)?;
     wait_frames(&fleet)?;
     // Every byte is checked; echos, which are UDP, go over QUIC beside it.
     let summary = load.finish()?;

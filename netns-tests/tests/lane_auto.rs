@@ -19,13 +19,7 @@ const BURST: usize = 50;
 #[test]
 fn a_path_that_loses_packets_takes_streams_and_says_why() -> Result<()> {
     let lab = pair::lab()?;
-    let mut fleet = Fleet::new(&lab)?;
-    fleet.write_table(pair::TABLE)?;
-    // No relay: the LAN is the only way.
-    for (machine, id) in pair::NODES {
-        fleet.add_node(machine, id, "acme", pair::NO_PUNCHING)?;
-        fleet.start(machine)?;
-    }
+    let fleet = pair::start_on_lan(&lab, pair::TABLE)?;
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
     let beta = fleet.instance("beta", ON_BETA)?;
     let _echo = beta.tcp_echo(pair::anywhere())?;
@@ -64,12 +58,7 @@ fn a_path_that_loses_packets_takes_streams_and_says_why() -> Result<()> {
 fn a_long_path_takes_streams_from_the_first_connection_on() -> Result<()> {
     let lab = pair::lab()?;
     pair::set_lan(&lab, Impairment::delay(Duration::from_millis(5)));
-    let mut fleet = Fleet::new(&lab)?;
-    fleet.write_table(pair::TABLE)?;
-    for (machine, id) in pair::NODES {
-        fleet.add_node(machine, id, "acme", pair::NO_PUNCHING)?;
-        fleet.start(machine)?;
-    }
+    let fleet = pair::start_on_lan(&lab, pair::TABLE)?;
     let alpha = fleet.instance("alpha", ON_ALPHA)?;
     let beta = fleet.instance("beta", ON_BETA)?;
     let _echo = beta.tcp_echo(pair::anywhere())?;
@@ -105,10 +94,7 @@ fn a_relayed_path_takes_streams() -> Result<()> {
     let mut first = alpha.tcp_connect(pair::at(TARGET), SOON)??;
     shows(&fleet, "l4", "relayed path")?;
     pair::set_lan(&lab, Impairment::default());
-    wait::until("the session is direct", SOON, || {
-        ensure!(pair::path_kind(&fleet)? == "direct");
-        Ok(())
-    })?;
+    pair::wait_path(&fleet, "direct", SOON)?;
     first.write_all(b"x")?;
     first.read_exact(&mut [0])?;
     shows(&fleet, "l4", "relayed path")

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use netns_tests::emulator::{Impairment, Queue};
-use netns_tests::pair::{self, NO_PUNCHING, ON_ALPHA, ON_BETA};
+use netns_tests::pair::{self, ON_ALPHA, ON_BETA};
 use netns_tests::{Fleet, Lab, Namespace, Process, require, wait};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 
@@ -281,7 +281,7 @@ fn out_of_descriptors_connections_are_refused_and_later_not() -> Result<()> {
 
 /// The two nodes, with every service on the lane and no path but the LAN's.
 fn start(lab: &Lab) -> Result<Fleet<'_>> {
-    pair::start_nodes(lab, &pair::table_of("l4"), &pair::NODES, NO_PUNCHING)
+    pair::start_on_lan(lab, &pair::table_of("l4"))
 }
 
 /// Both instances; alpha's has a connection with beta's node.

@@ -161,13 +161,7 @@ fn an_instance_that_dies_is_a_reset_and_ends_are_halves() -> Result<()> {
 /// Starts the two nodes, and no relay, which would be a shorter way than the LAN. `echo` accepts
 /// early.
 fn start(lab: &Lab) -> Result<Fleet<'_>> {
-    let mut fleet = Fleet::new(lab)?;
-    fleet.write_table(&table("late"))?;
-    for (machine, id) in pair::NODES {
-        fleet.add_node(machine, id, "acme", pair::NO_PUNCHING)?;
-        fleet.start(machine)?;
-    }
-    Ok(fleet)
+    pair::start_on_lan(lab, &table("late"))
 }
 
 /// The table, where the service beside `echo` accepts at that time.

@@ -325,7 +325,7 @@ const SERVED: u16 = 7001;
 
 /// The two nodes, with every service on the lane and no path but the LAN's.
 fn start(lab: &Lab) -> Result<Fleet<'_>> {
-    pair::start_nodes(lab, &pair::table_of("l4"), &pair::NODES, NO_PUNCHING)
+    pair::start_on_lan(lab, &pair::table_of("l4"))
 }
 
 /// From instance to instance on the lane.

@@ -38,13 +38,7 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
         Ok(())
     });
     let mut stream = alpha.tcp_connect(pair::at("10.30.1.2"), SOON)??;
-    let is_direct = || {
-        wait::until("the session is direct", SOON, || {
-            ensure!(pair::path_kind(&fleet)? == "direct");
-            Ok(())
-        })
-    };
-    is_direct()?;
+    pair::wait_path(&fleet, "direct", SOON)?;
     stream.write_all(b"!")?;
     stream.set_read_timeout(Some(SOON))?;
     let mut received = 0;
@@ -76,16 +70,13 @@ fn a_path_switch_keeps_the_session_and_a_transfer() -> Result<()> {
     until(0.5, &mut received)?;
     // Each end chooses for itself: what beta sends may come by the relay before alpha, which has
     // little to send, has lost as many probes as it takes.
-    wait::until("the session is relayed", SOON, || {
-        ensure!(pair::path_kind(&fleet)? == "relay");
-        Ok(())
-    })?;
+    pair::wait_path(&fleet, "relay", SOON)?;
 
     pair::set_lan(
         &lab,
         Impairment::rate(60_000_000, Duration::from_millis(50)),
     );
-    is_direct()?;
+    pair::wait_path(&fleet, "direct", SOON)?;
     until(1.0, &mut received)?;
     match sender.join() {
         Ok(sent) => sent?,

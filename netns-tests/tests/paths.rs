@@ -35,10 +35,7 @@ fn a_relay_that_restarts_costs_relayed_flows_seconds_and_direct_ones_nothing() -
         .udp_echo(pair::anywhere())?;
     pair::set_lan(&lab, Impairment::loss(Loss::Random(1.0)));
     time_to_echo(&alpha)?;
-    wait::until("the session is relayed", SOON, || {
-        ensure!(pair::path_kind(&fleet)? == "relay");
-        Ok(())
-    })?;
+    pair::wait_path(&fleet, "relay", SOON)?;
     fleet.relay("relay").kill()?;
     fleet.start_relay("relay", "hub/r1", "")?;
     let took = time_to_echo(&alpha)?;
@@ -48,10 +45,7 @@ fn a_relay_that_restarts_costs_relayed_flows_seconds_and_direct_ones_nothing() -
     );
 
     pair::set_lan(&lab, Impairment::default());
-    wait::until("the session is direct", SOON, || {
-        ensure!(pair::path_kind(&fleet)? == "direct");
-        Ok(())
-    })?;
+    pair::wait_path(&fleet, "direct", SOON)?;
     fleet.relay("relay").kill()?;
     for _ in 0..20 {
         let echoed = alpha.udp_exchange(pair::at("10.30.1.2"), b"echo", Duration::from_secs(1))?;

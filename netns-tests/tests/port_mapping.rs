@@ -54,11 +54,7 @@ fn lab() -> Result<Lab> {
 
 /// Waits until the path is of a kind, and sees by the relay's counters that it is.
 fn ensure_path(fleet: &Fleet<'_>, kind: &str, within: Duration) -> Result<()> {
-    wait::until(&format!("the path is {kind}"), within, || {
-        let found = pair::path_kind(fleet)?;
-        ensure!(found == kind, "{}", fleet.peer("alpha", "home/beta")?);
-        Ok(())
-    })?;
+    pair::wait_path(fleet, kind, within)?;
     wait::until("echos take it", SOON, || {
         let alpha = fleet.instance("alpha", ON_ALPHA)?;
         let before = fleet.relayed_bytes("relay")?;

@@ -67,11 +67,7 @@ fn punches(nats: [Nat; 2], drops_unsolicited: bool, within: Duration) -> Result<
         Ok(())
     })?;
     let first_byte = started.elapsed();
-    let direct = wait::until("the path is direct", within, || {
-        let kind = pair::path_kind(&fleet)?;
-        ensure!(kind == "direct", "{}", fleet.peer("alpha", "home/beta")?);
-        Ok(())
-    });
+    let direct = pair::wait_path(&fleet, "direct", within);
     eprintln!(
         "{nats:?} drop {drops_unsolicited}: first byte {first_byte:?}, direct {:?} after {:?}",
         direct.is_ok(),

@@ -53,14 +53,6 @@ fn wait_carrier(fleet: &Fleet<'_>, machine: &str, carrier: &str, reason: &str) -
     })
 }
 
-fn wait_kind(fleet: &Fleet<'_>, kind: &str) -> Result<()> {
-    wait::until("packets take that path", SOON, || {
-        let found = pair::path_kind(fleet)?;
-        ensure!(found == kind, "{found}, not {kind}");
-        Ok(())
-    })
-}
-
 fn start(lab: &Lab) -> Result<Fleet<'_>> {
     // No addresses: every way is the relay's, or found.
     let table = TABLE
@@ -147,11 +139,11 @@ fn nodes_without_udp_meet_over_tcp_and_go_back_to_udp_without_a_reset() -> Resul
             unblock(&lab, "router-a")?;
             wait_carrier(&fleet, "alpha", "udp", "udp_answers")?;
             wait_progress(&exchanged)?;
-            wait_kind(&fleet, "direct")?;
+            pair::wait_path(&fleet, "direct", SOON)?;
             wait_progress(&exchanged)?;
             block(&lab, "router-a")?;
             wait_carrier(&fleet, "alpha", "tcp", "udp_silent")?;
-            wait_kind(&fleet, "relay-tcp")?;
+            pair::wait_path(&fleet, "relay-tcp", SOON)?;
             wait_progress(&exchanged)
         };
         let changed = changes();

@@ -248,8 +248,8 @@ impl<'lab> Site<'lab> {
             fleet,
         };
         site.honest_traffic_flows()?;
-        wait::until("the session is direct, the table new", SOON, || {
-            ensure!(pair::path_kind(&site.fleet)? == "direct");
+        pair::wait_path(&site.fleet, "direct", SOON)?;
+        wait::until("the table is new", SOON, || {
             site.fleet.peer("alpha", "home/honest").map(drop)
         })?;
         Ok(site)

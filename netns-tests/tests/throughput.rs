@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use netns_tests::pair::{self, NO_PUNCHING, NODES, ON_ALPHA, ON_BETA, TABLE};
 use netns_tests::{Description, Fleet, Lab, Machine, Segment, command, require, wait};
+use weald_measure::usage::cpu_seconds;
 
 /// Rounds; bare and tunnelled take turns in each. All of them are measured, whatever they show, and
 /// their median is judged once.
@@ -21,8 +22,6 @@ const LEAST_RATIO: f64 = 0.10;
 /// `auto` only the relayed one would take the L4 lane. Measured were 0.62 as packets, 0.62 with both
 /// on the L4 lane, and 0.44 to 0.48 with `auto`.
 const LEAST_RELAYED: f64 = 0.5;
-/// `/proc` counts in hundredths of a second (USER_HZ) on every architecture but Alpha.
-const NANOSECONDS_PER_TICK: f64 = 1e7;
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
@@ -169,18 +168,12 @@ fn measure(run: impl Fn(&str) -> Result<String>, to: &str) -> Result<Measured> {
     Ok(Measured { rate, bytes })
 }
 
-/// Nanoseconds of CPU that the processes have used: steadier than rates on a machine with other
-/// work.
+/// Nanoseconds of CPU that each of the processes has used: steadier than rates on a machine with
+/// other work.
 fn cpu_of<const N: usize>(pids: [u32; N]) -> Result<[f64; N]> {
     let mut used = [0.0; N];
     for (pid, used) in pids.into_iter().zip(&mut used) {
-        let path = format!("/proc/{pid}/stat");
-        let stat = std::fs::read_to_string(&path)?;
-        // The name, in parentheses, may hold blanks; user and system time are fields 14 and 15.
-        let (_, fields) = stat.rsplit_once(')').context("no name")?;
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
-        *used = ticks.iter().sum::<f64>() * NANOSECONDS_PER_TICK;
+        *used = cpu_seconds(pid)? * 1e9;
     }
     Ok(used)
 }

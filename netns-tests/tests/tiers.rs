@@ -156,14 +156,6 @@ fn is_cut_by_the_relay(
     })
 }
 
-fn standing_of(tiers: &Tiers<'_>, node: &str) -> Result<String> {
-    let nodes = tiers.api("GET", NODES, None)?;
-    let mut nodes = nodes.as_array().into_iter().flatten();
-    let found = nodes.find(|it| it["name"] == node);
-    let standing = found.and_then(|it| it["standing"].as_str());
-    Ok(standing.context("no such node")?.to_owned())
-}
-
 #[test]
 fn one_sla_runs_on_two_sites() -> Result<()> {
     require::programs(&["curl", "nginx"])?;
@@ -231,7 +223,7 @@ fn a_worker_that_dies_is_shown_dead_and_leaves_the_tables_in_time() -> Result<()
     tiers.crash(victim, Role::Worker)?;
     let since = Instant::now();
     wait::until("it is shown dead", SOON, || {
-        let standing = standing_of(&tiers, id)?;
+        let standing = tiers.standing_of(id)?;
         ensure!(["dead", "gone"].contains(&standing.as_str()), "{standing}");
         Ok(())
     })?;
@@ -321,7 +313,7 @@ fn a_revoked_node_is_cut_by_everybody() -> Result<()> {
     ensure!(ask(&tiers, "1").is_err(), "the page comes still");
     // Its cluster has no worker there any more, whatever that one tries.
     wait::until("it is shown dead", SOON, || {
-        let standing = standing_of(&tiers, id)?;
+        let standing = tiers.standing_of(id)?;
         ensure!(["dead", "gone"].contains(&standing.as_str()), "{standing}");
         Ok(())
     })?;
@@ -338,7 +330,7 @@ fn a_revoked_node_is_cut_by_everybody() -> Result<()> {
         "{}/{client}",
         if client == "a2" { "munich" } else { "paris" }
     );
-    ensure!(standing_of(&tiers, &own)? == "alive");
+    ensure!(tiers.standing_of(&own)? == "alive");
     Ok(())
 }
 

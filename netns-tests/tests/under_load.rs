@@ -34,14 +34,6 @@ fn load(fleet: &Fleet<'_>) -> Result<Load> {
     Ok(load)
 }
 
-fn wait_path(fleet: &Fleet<'_>, kind: &str) -> Result<()> {
-    wait::until(&format!("the path is {kind}"), SOON, || {
-        let found = pair::path_kind(fleet)?;
-        ensure!(found == kind, "it is {found}");
-        Ok(())
-    })
-}
-
 fn set_lan(lab: &Lab, usable: bool) {
     let loss = if usable { 0.0 } else { 1.0 };
     pair::set_lan(lab, Impairment::loss(Loss::Random(loss)));
@@ -84,7 +76,7 @@ fn kill_the_relay(lane: &str) -> Result<()> {
     let mut fleet = start(&lab, lane)?;
     set_lan(&lab, false);
     let relayed = load(&fleet)?;
-    wait_path(&fleet, "relay")?;
+    pair::wait_path(&fleet, "relay", SOON)?;
     ensure_lane(&fleet, lane)?;
     relayed.wait_downloaded(UNDER_WAY, SOON)?;
     fleet.relay("relay").kill()?;
@@ -109,7 +101,7 @@ fn kill_the_relay(lane: &str) -> Result<()> {
 
     set_lan(&lab, true);
     let direct = load(&fleet)?;
-    wait_path(&fleet, "direct")?;
+    pair::wait_path(&fleet, "direct", SOON)?;
     let settled = Instant::now();
     direct.wait_echo(settled, SOON)?;
     direct.finish()?;
@@ -137,17 +129,17 @@ fn cut_the_lan(lane: &str) -> Result<()> {
     let lab = pair::lab()?;
     let fleet = start(&lab, lane)?;
     let load = load(&fleet)?;
-    wait_path(&fleet, "direct")?;
+    pair::wait_path(&fleet, "direct", SOON)?;
     ensure_lane(&fleet, lane)?;
     for _ in 0..2 {
         set_lan(&lab, false);
-        wait_path(&fleet, "relay")?;
+        pair::wait_path(&fleet, "relay", SOON)?;
         load.wait_echo(Instant::now(), SOON)?;
         load.wait_download(SOON)?;
         // A better path takes over while the former one still works.
         let mended = Instant::now();
         set_lan(&lab, true);
-        wait_path(&fleet, "direct")?;
+        pair::wait_path(&fleet, "direct", SOON)?;
         load.wait_echo(Instant::now(), SOON)?;
         load.wait_download(SOON)?;
         ensure_unbroken(&load, mended)?;
@@ -228,7 +220,7 @@ fn rebind_under_load(config: &str, kind: &str) -> Result<()> {
     let begun = pair::sessions(&fleet)?;
     let mut took = Vec::new();
     for port in [20_000, 30_000, 40_000, 50_000] {
-        wait_path(&fleet, kind)?;
+        pair::wait_path(&fleet, kind, SOON)?;
         wait_relay_answers(&fleet)?;
         load.wait_download(SOON)?;
         // Silence says nothing of a path that packets have come over for a moment only.

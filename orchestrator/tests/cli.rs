@@ -17,12 +17,11 @@ use orchestrator::roles::{
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use weald_proto::id::Organisation;
-use weald_proto::join::JoinRole;
 
-use site::{ONCE, any, cluster_options, join, label, root_options, worker_options};
+use start::{any, cluster_options, join_munich, join_worker, label, root_options, worker_options};
 
 #[path = "site/start.rs"]
-mod site;
+mod start;
 #[path = "cli/tokens.rs"]
 mod tokens;
 
@@ -46,19 +45,13 @@ async fn start(folder: &Path) -> Site {
         ..root_options(&own)
     };
     let root = roles::root(&options).await.unwrap();
-    let token = root.invite(label("munich"), ONCE).unwrap();
-    join(&token, None, &of_cluster, &root.control)
-        .await
-        .unwrap();
+    join_munich(&root, &of_cluster).await;
     let cluster = roles::cluster(&ClusterOptions {
         metrics: Some(any()),
         ..cluster_options(&of_cluster)
     })
     .unwrap();
-    let token = cluster.inviter().invite(JoinRole::Worker, ONCE).unwrap();
-    join(&token, Some("a1"), &of_worker, &cluster.control)
-        .await
-        .unwrap();
+    join_worker(&cluster, "a1", &of_worker).await;
     let worker = roles::worker(&WorkerOptions {
         metrics: Some(any()),
         ..worker_options(&of_worker)

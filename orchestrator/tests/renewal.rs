@@ -28,10 +28,12 @@ use weald_trust::pki::{Lives, RootAuthority, new_key, request};
 use weald_trust::renewal::Renewal;
 use weald_trust::tls::{Clock, Credentials, Peer, RevocationSet};
 
-use site::{ONCE, cluster_options, join, label, root_options, worker_options};
+use start::{
+    ONCE, cluster_options, join, join_munich, join_worker, label, root_options, worker_options,
+};
 
 #[path = "site/start.rs"]
-mod site;
+mod start;
 
 const SOON: Duration = Duration::from_secs(30);
 /// Long enough for a handshake under load, short enough for a test.
@@ -130,17 +132,11 @@ async fn everybody_lives_on_beyond_the_first_certificate() {
         ["root", "cluster", "worker", "net"].map(|name| folder.path().join(name));
     let options = root_options(&root_folder);
     let root = roles::root_with_lives(&options, LIVES).await.unwrap();
-    let token = root.invite(label("munich"), ONCE).unwrap();
-    join(&token, None, &cluster_folder, &root.control)
-        .await
-        .unwrap();
+    join_munich(&root, &cluster_folder).await;
     let first_cluster = load_cluster(&cluster_folder).unwrap().not_after().unwrap();
     let cluster = roles::cluster_with_lives(&cluster_options(&cluster_folder), LIVES).unwrap();
     for (name, folder) in [("a1", &worker_folder), ("a2", &net_folder)] {
-        let token = cluster.inviter().invite(JoinRole::Worker, ONCE).unwrap();
-        join(&token, Some(name), folder, &cluster.control)
-            .await
-            .unwrap();
+        join_worker(&cluster, name, folder).await;
     }
     let worker = roles::worker(&worker_options(&worker_folder)).unwrap();
 
@@ -232,8 +228,7 @@ async fn a_relay_gets_its_next_certificate_and_no_other() {
         ["root", "cluster", "relay", "stranger"].map(|name| folder.path().join(name));
     let options = root_options(&root);
     let root = roles::root_with_lives(&options, LIVES).await.unwrap();
-    let token = root.invite(label("munich"), ONCE).unwrap();
-    join(&token, None, &cluster, &root.control).await.unwrap();
+    join_munich(&root, &cluster).await;
     let munich = load_cluster(&cluster).unwrap();
     let cluster = roles::cluster_with_lives(&cluster_options(&cluster), LIVES).unwrap();
     let token = cluster.inviter().invite(JoinRole::Relay, ONCE).unwrap();

@@ -14,54 +14,21 @@ use std::time::{Duration, Instant};
 
 use orchestrator::roles::{self, RunningCluster, RunningRoot};
 use orchestrator_core::root::{Command, Instance, Scope};
-use orchestrator_core::sla::{ApplicationDraft, Context, check_value};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout};
-use weald_proto::addr::Pools;
 use weald_proto::control::{Phase, Standing};
-use weald_proto::id::Organisation;
-use weald_proto::join::JoinRole;
-use weald_proto::name::Zone;
 
-use site::{ONCE, cluster_options, join, label, root_options, worker_options};
+use shop::{acme, draft, sla};
+use start::{cluster_options, join, join_munich, join_worker, root_options, worker_options};
 
+#[path = "site/shop.rs"]
+mod shop;
 #[path = "site/start.rs"]
-mod site;
+mod start;
 
 const SOON: Duration = Duration::from_secs(20);
-
-fn acme() -> Organisation {
-    Organisation(label("acme"))
-}
-
-/// An application `shop.prod` with one service that runs `command` in a shell.
-fn sla(command: &str) -> Value {
-    json!({
-        "sla_version": "v2.0", "customerID": "admin",
-        "applications": [{
-            "applicationID": "", "application_name": "shop", "application_namespace": "prod",
-            "application_desc": "", "microservices": [{
-                "microserviceID": "", "microservice_name": "web",
-                "microservice_namespace": "prod", "virtualization": "process",
-                "code": "/bin/sh", "cmd": ["/bin/sh", "-c", command],
-                "memory": 50, "vcpus": 0, "storage": 0,
-            }],
-        }],
-    })
-}
-
-fn draft(command: &str) -> ApplicationDraft {
-    let text = sla(command);
-    let context = Context {
-        pools: &Pools::default(),
-        zones: &Zone::defaults(),
-        organisation: &acme(),
-        application: None,
-    };
-    check_value(&text, context).unwrap().pop().unwrap()
-}
 
 async fn start_root(folder: &Path) -> RunningRoot {
     roles::root(&root_options(folder)).await.unwrap()
@@ -102,20 +69,14 @@ async fn one_sla_runs_as_a_process() {
     let [root_folder, cluster_folder, worker_folder] =
         ["root", "cluster", "worker"].map(|name| folder.path().join(name));
     let root = start_root(&root_folder).await;
-    let token = root.invite(label("munich"), ONCE).unwrap();
-    join(&token, None, &cluster_folder, &root.control)
-        .await
-        .unwrap();
+    let token = join_munich(&root, &cluster_folder).await;
     // A token of one use is used up by another key.
     let other = folder.path().join("other");
     let refused = join(&token, None, &other, &root.control).await.unwrap_err();
     assert!(refused.to_string().contains("not let in"), "{refused:#}");
 
     let cluster = start_cluster(&cluster_folder);
-    let token = cluster.inviter().invite(JoinRole::Worker, ONCE).unwrap();
-    join(&token, Some("a1"), &worker_folder, &cluster.control)
-        .await
-        .unwrap();
+    join_worker(&cluster, "a1", &worker_folder).await;
     let worker = roles::worker(&worker_options(&worker_folder)).unwrap();
     until("the node is alive", || async {
         node_stands(&root, Standing::Alive).await.then_some(())
@@ -239,20 +200,14 @@ async fn what_is_to_be_done_once_is_completed_and_not_done_again() {
     let [root_folder, cluster_folder, worker_folder] =
         ["root", "cluster", "worker"].map(|name| folder.path().join(name));
     let root = start_root(&root_folder).await;
-    let token = root.invite(label("munich"), ONCE).unwrap();
-    join(&token, None, &cluster_folder, &root.control)
-        .await
-        .unwrap();
+    join_munich(&root, &cluster_folder).await;
     // Its worker joins while the cluster is in this process, which then lets go of its folder.
     let joining = std::thread::scope(|scope| {
         let joined = scope.spawn(|| {
             let own = tokio::runtime::Runtime::new().unwrap();
             own.block_on(async {
                 let cluster = start_cluster(&cluster_folder);
-                let token = cluster.inviter().invite(JoinRole::Worker, ONCE).unwrap();
-                join(&token, Some("a1"), &worker_folder, &cluster.control)
-                    .await
-                    .unwrap();
+                join_worker(&cluster, "a1", &worker_folder).await;
                 cluster.thread
             })
         });
@@ -378,15 +333,9 @@ async fn resources_that_nobody_has_are_told_and_nothing_else_changes() {
     let [root_folder, cluster_folder, worker_folder] =
         ["root", "cluster", "worker"].map(|name| folder.path().join(name));
     let root = start_root(&root_folder).await;
-    let token = root.invite(label("munich"), ONCE).unwrap();
-    join(&token, None, &cluster_folder, &root.control)
-        .await
-        .unwrap();
+    join_munich(&root, &cluster_folder).await;
     let cluster = start_cluster(&cluster_folder);
-    let token = cluster.inviter().invite(JoinRole::Worker, ONCE).unwrap();
-    join(&token, Some("a1"), &worker_folder, &cluster.control)
-        .await
-        .unwrap();
+    join_worker(&cluster, "a1", &worker_folder).await;
     let _worker = roles::worker(&worker_options(&worker_folder)).unwrap();
     let secret = root.first_secret.clone().unwrap();
     let user =

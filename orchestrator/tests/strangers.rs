@@ -18,6 +18,8 @@ mod desk;
 mod joining;
 #[path = "strangers/ports.rs"]
 mod ports;
+#[path = "site/shop.rs"]
+mod shop;
 #[path = "strangers/shown.rs"]
 mod shown;
 #[path = "strangers/site.rs"]

@@ -87,6 +87,18 @@ impl Tiers<'_> {
         })
     }
 
+    /// How a node stands, in root's word: `alive`, `suspect`, `dead` or `gone`.
+    ///
+    /// # Errors
+    /// Root does not answer, or knows no such node.
+    pub fn standing_of(&self, node: &str) -> Result<String> {
+        let nodes = self.api("GET", "/api/v1/nodes", None)?;
+        let mut all = nodes.as_array().into_iter().flatten();
+        let found = all.find(|it| it["name"] == node);
+        let standing = found.and_then(|it| it["standing"].as_str());
+        Ok(standing.context("no such node")?.to_owned())
+    }
+
     /// Asks root's API, as the user that [`Tiers::login`] has logged in.
     ///
     /// # Errors

@@ -8,7 +8,6 @@ use anyhow::{Context as _, Result, ensure};
 use netns_tests::fleet::{DATA_PORT, elements};
 use netns_tests::tiers::Role;
 use netns_tests::{Lab, Tiers, two_sites, wait};
-use serde_json::Value;
 use weald_proto::id::{Identity, Label, NodeId};
 use weald_trust::tls::{Credentials, PEER_ALPN};
 
@@ -19,7 +18,6 @@ const SOON: Duration = Duration::from_secs(20);
 const CUT_TIME: Duration = Duration::from_secs(5);
 /// How long a stranger that is let in stays.
 const STAY: Duration = Duration::from_secs(1);
-const NODES: &str = "/api/v1/nodes";
 const REFUSED: &str = "certificate of node munich/a2: its issuer's certificate is revoked";
 
 /// Dials the node of paris from its own LAN, with what the node of munich has on disk.
@@ -32,12 +30,6 @@ fn dial(lab: &Lab, tiers: &Tiers<'_>) -> Result<Met> {
     quic::stay(&socket, to, crypto, Vec::new(), STAY)
 }
 
-fn standing_of(nodes: &Value, name: &str) -> Option<String> {
-    let mut nodes = nodes.as_array()?.iter();
-    let found = nodes.find(|it| it["name"] == name)?;
-    found["standing"].as_str().map(str::to_owned)
-}
-
 #[test]
 fn a_node_of_a_revoked_cluster_is_refused_by_another_clusters() -> Result<()> {
     let lab = Lab::new(&two_sites::description())?;
@@ -48,9 +40,12 @@ fn a_node_of_a_revoked_cluster_is_refused_by_another_clusters() -> Result<()> {
     tiers.add_node("a1", "a2")?;
     tiers.add_node("b1", "b2")?;
     tiers.login("Admin", "Admin")?;
-    tiers.wait_api("both nodes are alive", NODES, |nodes| {
-        let mut both = ["munich/a2", "paris/b2"].into_iter();
-        both.all(|it| standing_of(nodes, it).as_deref() == Some("alive"))
+    wait::until("both nodes are alive", SOON, || {
+        for node in ["munich/a2", "paris/b2"] {
+            let standing = tiers.standing_of(node)?;
+            ensure!(standing == "alive", "{node}: {standing}");
+        }
+        Ok(())
     })?;
     // It is let in, answers no probes, and may be sent away for that.
     let lost = dial(&lab, &tiers)?.lost;
@@ -74,8 +69,7 @@ fn a_node_of_a_revoked_cluster_is_refused_by_another_clusters() -> Result<()> {
     let mut peers = peers.iter().flat_map(elements);
     let is_up = peers.any(|it| it["node"] == "munich/a2" && it["state"] == "up");
     ensure!(!is_up, "it has a session with munich/a2");
-    let nodes = tiers.api("GET", NODES, None)?;
-    let left = standing_of(&nodes, "paris/b2");
-    ensure!(left.as_deref() == Some("alive"), "{nodes}");
+    let left = tiers.standing_of("paris/b2")?;
+    ensure!(left == "alive", "{left}");
     Ok(())
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use weald_proto::join::JoinRole;
 use weald_trust::join::JoinToken;
 
-use super::site::join;
+use super::start::join;
 use super::{SOON, User, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

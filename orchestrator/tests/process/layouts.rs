@@ -11,7 +11,7 @@ use std::process::Command;
 use orchestrator::runtime::cgroup::Cgroups;
 
 use super::lab::{Lab, lives, script};
-use super::limits::must_be_held;
+use super::limits::{holds_memory, must_be_held};
 
 /// Tells the test which layout it is in.
 const INSIDE: &str = "WEALD_TEST_CGROUPS";
@@ -154,16 +154,6 @@ async fn makes_and_removes(lab: &mut Lab) {
     }
     lab.stop(0, 1).await;
     assert!(!lives(daemon.parse().unwrap()));
-    lab.must_be_clean();
-}
-
-async fn holds_memory(lab: &mut Lab) {
-    let mut hog = script(0, 2, "exec dd if=/dev/zero of=/dev/null bs=500M");
-    hog.spec.resources.memory_mib = 32;
-    lab.run(hog).await;
-    let words = "killed: it used more than its 32 MiB of memory";
-    assert_eq!(lab.exit().await, (137, Some(words.into())));
-    lab.stop(0, 2).await;
     lab.must_be_clean();
 }
 

@@ -69,13 +69,17 @@ fn periods(lab: &Lab) -> (u64, u64) {
 
 #[tokio::test]
 async fn a_memory_hog_is_killed_and_it_is_said_why() {
-    let mut lab = Lab::new();
-    let mut hog = script(0, 1, "exec dd if=/dev/zero of=/dev/null bs=500M");
+    holds_memory(&mut Lab::new()).await;
+}
+
+/// A hog is killed, and it is said why.
+pub(crate) async fn holds_memory(lab: &mut Lab) {
+    let mut hog = script(0, 2, "exec dd if=/dev/zero of=/dev/null bs=500M");
     hog.spec.resources.memory_mib = 32;
     lab.run(hog).await;
     let words = "killed: it used more than its 32 MiB of memory";
     assert_eq!(lab.exit().await, (137, Some(words.into())));
-    lab.stop(0, 1).await;
+    lab.stop(0, 2).await;
     lab.must_be_clean();
 }
 
@@ -112,14 +116,7 @@ async fn a_processor_hog_is_held_within_a_tenth_of_its_share() {
 /// All of its processes share what it may use, with either version of cgroups.
 #[tokio::test]
 async fn many_hogs_of_one_instance_are_held_together() {
-    let mut held = 0;
-    for cgroups in cgroups_of_one_version() {
-        let shortcomings = cgroups.shortcomings().join("\n");
-        if shortcomings.contains("`cpu`") {
-            // Hybrid: the other version holds it. What asks for a share is refused here.
-            continue;
-        }
-        held += 1;
+    for cgroups in cgroups_with("cpu") {
         let mut lab = Lab::with(|config| config.cgroups = cgroups);
         let busy = "while :; do :; done";
         let mut hogs = script(0, 1, &format!("for i in 1 2 3; do ({busy}) & done; {busy}"));
@@ -129,7 +126,16 @@ async fn many_hogs_of_one_instance_are_held_together() {
         lab.stop(0, 1).await;
         lab.must_be_clean();
     }
-    assert!(held > 0);
+}
+
+/// Of the cgroups of one version alone those that have a controller; there are some. Of a hybrid
+/// layout that is one of both: the other version would not bound anything.
+fn cgroups_with(controller: &str) -> Vec<Cgroups> {
+    let lacking = format!("`{controller}`");
+    let mut found = cgroups_of_one_version();
+    found.retain(|cgroups| !cgroups.shortcomings().join("\n").contains(&lacking));
+    assert!(!found.is_empty(), "none has {lacking}");
+    found
 }
 
 /// Four threads of one process, on as many processors as there are. Beside what the runtime
@@ -210,21 +216,13 @@ async fn a_fork_bomb_stays_within_its_processes_and_ends() {
 
 #[tokio::test]
 async fn a_fork_bomb_ends_with_either_version_of_cgroups_alone() {
-    let mut bombs = 0;
-    for cgroups in cgroups_of_one_version() {
-        let shortcomings = cgroups.shortcomings().join("\n");
-        if shortcomings.contains("`pids`") {
-            // Hybrid: nothing would bound it. What holds its processes is the other version.
-            continue;
-        }
-        bombs += 1;
+    for cgroups in cgroups_with("pids") {
         bomb(Lab::with(|config| {
             config.pids = 40;
             config.cgroups = cgroups;
         }))
         .await;
     }
-    assert!(bombs > 0);
 }
 
 async fn bomb(mut lab: Lab) {

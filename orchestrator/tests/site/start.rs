@@ -6,9 +6,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use orchestrator::roles::{self, ClusterOptions, JoinOptions, RootOptions, WorkerOptions};
+use orchestrator::roles::{
+    self, ClusterOptions, JoinOptions, RootOptions, RunningCluster, RunningRoot, WorkerOptions,
+};
 use quinn::Endpoint;
 use weald_proto::id::{Label, Organisation};
+use weald_proto::join::JoinRole;
 use weald_proto::spec::Resources;
 
 /// One may join, within ten minutes.
@@ -84,4 +87,19 @@ pub(super) async fn join(
         upper: vec![upper.local_addr()?.to_string()],
     })
     .await
+}
+
+/// Has cluster `munich` join in a folder; returns the token that it has used up.
+pub(super) async fn join_munich(root: &RunningRoot, folder: &Path) -> String {
+    let token = root.invite(label("munich"), ONCE).unwrap();
+    join(&token, None, folder, &root.control).await.unwrap();
+    token
+}
+
+/// Has a worker join a cluster, as its node of that name.
+pub(super) async fn join_worker(cluster: &RunningCluster, name: &str, folder: &Path) {
+    let token = cluster.inviter().invite(JoinRole::Worker, ONCE).unwrap();
+    join(&token, Some(name), folder, &cluster.control)
+        .await
+        .unwrap();
 }

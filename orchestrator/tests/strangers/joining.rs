@@ -12,7 +12,7 @@ use weald_trust::join::{JoinToken, client_config};
 use weald_trust::pki::{new_key, request};
 use weald_trust::tls::Clock;
 
-use super::site::Site;
+use super::site::{Site, must_change_nothing};
 use super::start::{ONCE, label};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,14 +77,8 @@ async fn join_ports_take_a_token_once_and_requests_only() {
                 "the request cannot be read: not a protobuf message",
             ),
         ] {
-            match say(port, &token, &bytes).await {
-                JoinResponse::Refused { text: told } => {
-                    assert!(told.contains(text), "{what}: {told}");
-                }
-                JoinResponse::Admitted { .. } => panic!("{what}: admitted"),
-            }
-            site.honest_traffic_flows().await;
-            assert_eq!(site.shown().await, before, "{what}");
+            let told = refused(port, &token, &bytes, what).await;
+            must_change_nothing(&site, &before, &told, (what, text)).await;
         }
     }
 }
@@ -115,18 +109,14 @@ async fn join_ports_take_no_token_that_has_expired() {
     ] {
         let token: JoinToken = token.parse().unwrap();
         let csr = request(&new_key().unwrap()).unwrap();
-        match say(port, &token, &asked(&token, role, "paris", csr)).await {
-            JoinResponse::Refused { text } => {
-                let start = format!("join token {id} expired at {expires}; it is now ");
-                let now = text.strip_prefix(&start);
-                let now = now.unwrap_or_else(|| panic!("{text}"));
-                let now = now.strip_suffix(" (seconds since 1970); ask for a new one");
-                assert!(now.unwrap().parse::<u64>().unwrap() >= expires, "{text}");
-            }
-            JoinResponse::Admitted { .. } => panic!("an expired token was taken"),
-        }
-        site.honest_traffic_flows().await;
-        assert_eq!(site.shown().await, before);
+        let wanted = asked(&token, role, "paris", csr);
+        let told = refused(port, &token, &wanted, "an expired token").await;
+        let start = format!("join token {id} expired at {expires}; it is now ");
+        let now = told.strip_prefix(&start);
+        let now = now.unwrap_or_else(|| panic!("{told}"));
+        let now = now.strip_suffix(" (seconds since 1970); ask for a new one");
+        assert!(now.unwrap().parse::<u64>().unwrap() >= expires, "{told}");
+        must_change_nothing(&site, &before, &told, ("an expired token", &start)).await;
     }
 }
 
@@ -151,12 +141,8 @@ async fn join_ports_refuse_what_proves_no_key_and_take_no_token_for_it() {
             (forged, "is not signed by the key that it is for"),
         ] {
             let wanted = asked(&token, role, "paris", csr);
-            match say(port, &token, &wanted).await {
-                JoinResponse::Refused { text: told } => assert!(told.contains(text), "{told}"),
-                JoinResponse::Admitted { .. } => panic!("{text}: admitted"),
-            }
-            site.honest_traffic_flows().await;
-            assert_eq!(site.shown().await, before, "{text}");
+            let told = refused(port, &token, &wanted, text).await;
+            must_change_nothing(&site, &before, &told, ("no key", text)).await;
         }
         let answer = say(port, &token, &asked(&token, role, "paris", good)).await;
         let admitted = matches!(answer, JoinResponse::Admitted { .. });
@@ -173,6 +159,14 @@ pub(super) fn asked(token: &JoinToken, role: JoinRole, name: &str, csr: Vec<u8>)
         csr,
     };
     framed(&wanted.encode().unwrap())
+}
+
+/// Says bytes at a port for joining, and hears why nobody is let in for them.
+async fn refused(port: &Endpoint, token: &JoinToken, bytes: &[u8], what: &str) -> String {
+    match say(port, token, bytes).await {
+        JoinResponse::Refused { text } => text,
+        JoinResponse::Admitted { .. } => panic!("{what}: admitted"),
+    }
 }
 
 /// Says bytes at a port for joining, and hears the answer.

@@ -7,24 +7,20 @@ use nix::unistd::Pid;
 use orchestrator::roles::{self, RunningCluster, RunningRoot, RunningWorker};
 use orchestrator_core::cluster::Cluster;
 use orchestrator_core::root::{Command, Root, Scope};
-use orchestrator_core::sla;
 use orchestrator_core::worker::Worker;
 use serde_json::Value;
-use weald_proto::addr::Pools;
 use weald_proto::control::{InstanceReport, Phase, Standing};
-use weald_proto::id::{Identity, NodeId, Organisation};
-use weald_proto::join::JoinRole;
-use weald_proto::name::{InstanceId, Zone};
+use weald_proto::id::{Identity, NodeId};
+use weald_proto::name::InstanceId;
 use weald_trust::pki::folder::{load_cluster, load_root};
 use weald_trust::pki::{ClusterAuthority, RootAuthority};
 
-use super::start::{ONCE, cluster_options, join, label, root_options, worker_options};
+use super::shop::{acme, draft};
+use super::start::{
+    cluster_options, join_munich, join_worker, label, root_options, worker_options,
+};
 
 pub(super) const SOON: Duration = Duration::from_secs(20);
-
-fn organisation(name: &str) -> Organisation {
-    Organisation(label(name))
-}
 
 pub(super) fn node(cluster: &str, name: &str) -> Identity {
     Identity::Node(NodeId::new(label(cluster), label(name)))
@@ -49,15 +45,9 @@ impl Site {
         let [own, of_cluster, of_worker] =
             ["root", "cluster", "worker"].map(|name| folder.path().join(name));
         let root = roles::root(&root_options(&own)).await.unwrap();
-        let token = root.invite(label("munich"), ONCE).unwrap();
-        join(&token, None, &of_cluster, &root.control)
-            .await
-            .unwrap();
+        join_munich(&root, &of_cluster).await;
         let cluster = roles::cluster(&cluster_options(&of_cluster)).unwrap();
-        let token = cluster.inviter().invite(JoinRole::Worker, ONCE).unwrap();
-        join(&token, Some("a1"), &of_worker, &cluster.control)
-            .await
-            .unwrap();
+        join_worker(&cluster, "a1", &of_worker).await;
         let worker = roles::worker(&worker_options(&of_worker)).unwrap();
         let instance = deploy(&root).await;
         let site = Self {
@@ -144,6 +134,19 @@ pub(super) struct Seen {
     pub(super) of_cluster: Value,
 }
 
+/// Whoever was told so was told why, and nothing has changed: honest traffic flows, and all that was
+/// shown before is so.
+pub(super) async fn must_change_nothing(
+    site: &Site,
+    before: &Seen,
+    told: &str,
+    (what, text): (&str, &str),
+) {
+    assert!(told.contains(text), "{what}: {told}");
+    site.honest_traffic_flows().await;
+    assert_eq!(site.shown().await, *before, "{what}: {text}");
+}
+
 /// What a tier says of its instances, without what they use.
 fn reported<'a>(instances: impl Iterator<Item = &'a InstanceReport>) -> Vec<String> {
     let said = instances.map(|it| {
@@ -171,26 +174,7 @@ impl Drop for Site {
 
 /// Deploys an instance that says `ready`, and waits until it runs.
 async fn deploy(root: &RunningRoot) -> InstanceId {
-    let text = serde_json::json!({
-        "sla_version": "v2.0", "customerID": "admin",
-        "applications": [{
-            "applicationID": "", "application_name": "shop", "application_namespace": "prod",
-            "application_desc": "", "microservices": [{
-                "microserviceID": "", "microservice_name": "web",
-                "microservice_namespace": "prod", "virtualization": "process",
-                "code": "/bin/sh", "cmd": ["/bin/sh", "-c", "echo ready; exec sleep 1000"],
-                "memory": 50, "vcpus": 0, "storage": 0,
-            }],
-        }],
-    });
-    let context = sla::Context {
-        pools: &Pools::default(),
-        zones: &Zone::defaults(),
-        organisation: &organisation("acme"),
-        application: None,
-    };
-    let draft = sla::check_value(&text, context).unwrap().pop().unwrap();
-    let apply = Command::Apply(draft, organisation("acme"));
+    let apply = Command::Apply(draft("echo ready; exec sleep 1000"), acme());
     let done = root.handle.command(apply, Scope::All).await.unwrap();
     let service = done.services[0].clone();
     let done = root
