@@ -186,8 +186,13 @@ impl Punch {
     }
 
     /// Takes where this node may be reached. If that is news, for the peer or for what may be tried
-    /// of the peer's, the peer is told and attempts start anew; not too often.
+    /// of the peer's, the peer is told and attempts start anew; not too often. A node that has just
+    /// started and knows no interface of its own says nothing yet: it would refuse every address of
+    /// the peer, and open no way for what the peer sends then.
     pub fn set_local(&mut self, surroundings: &Surroundings, pools: &Pools, now: Instant) {
+        if self.mine.generation == 0 && surroundings.interfaces().next().is_none() {
+            return;
+        }
         let theirs = self.theirs.as_mut();
         let others = theirs.is_some_and(|theirs| theirs.judge(surroundings, pools));
         if self.mine.set(surroundings) || others {
@@ -355,7 +360,9 @@ impl Punch {
             .last_round
             .is_some_and(|at| now.saturating_duration_since(at) < MIN_ROUND_INTERVAL);
         let is_new = round > self.round;
-        if self.leads || !is_new || is_early || self.theirs.is_none() || !self.limits.punch {
+        // A side that is not open must not be said to be: see above what full probes do to it.
+        let is_ready = self.theirs.is_some() && self.mine.generation > 0;
+        if self.leads || !is_new || is_early || !is_ready || !self.limits.punch {
             return;
         }
         self.round = round;

@@ -416,6 +416,39 @@ fn what_a_peer_has_named_is_judged_again_when_interfaces_come() {
     assert!(leader.targets().iter().all(|one| one.refused.is_none()));
 }
 
+/// It would say that it has opened its side to a leader of which it refuses every address, and the
+/// leader's probes would take the mapping that it needs.
+#[test]
+fn a_node_that_does_not_know_its_interfaces_yet_takes_no_part() {
+    let now = start();
+    for leads in [true, false] {
+        let known = easy(now);
+        let (mut here, there) = (known.leader.1, known.follower.1);
+        let interfaces: Vec<_> = here.interfaces().collect();
+        here.set_interfaces([]);
+        let (leader, follower) = if leads { (here, there) } else { (there, here) };
+        let mut pair = Pair::new(leader, follower, PunchLimits::default(), now);
+        assert_eq!(pair.leader.0.poll_timeout(), None, "no round");
+        let blind = if leads {
+            &mut pair.leader
+        } else {
+            &mut pair.follower
+        };
+        let punch = PeerToPeer::Punch { round: 1 };
+        blind.0.handle_message(&punch, &blind.1, &pair.pools, now);
+        assert_eq!(probes(&mut blind.0), (Vec::new(), Vec::new()));
+
+        blind.1.set_interfaces(interfaces);
+        blind.0.set_local(&blind.1, &pair.pools, now);
+        pair.exchange(now);
+        pair.leader.0.handle_timeout(now);
+        let (by_leader, by_follower) = pair.exchange(now);
+        for sent in [by_leader, by_follower] {
+            assert!(sent.iter().any(|(_, short_lived, _)| !short_lived));
+        }
+    }
+}
+
 #[test]
 fn an_observer_that_says_something_else_all_the_time_makes_no_storm() {
     let now = start();
