@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use weald_proto::codec::{MAX_LIST_LEN, MAX_MESSAGE_LEN};
 use weald_proto::control::Generation;
-use weald_proto::id::{MAX_LABEL_LEN, NodeId, RelayId};
+use weald_proto::id::{Label, MAX_LABEL_LEN, NodeId, RelayId};
 use weald_proto::name::{ApplicationName, InstanceId, ServiceName};
 use weald_proto::statement::Signed;
 
@@ -283,6 +283,29 @@ impl<L: Ord + Clone> RowBook<L> {
             }
         }
         lost
+    }
+
+    /// Forgets all that a cluster has signed, which nobody believes any more: whoever listens to an
+    /// application that had some of it is told that whole again.
+    pub fn forget_signed_by(&mut self, cluster: &Label) {
+        let is_its = |entry: &Entry| entry.row.signed.cluster.as_ref() == Some(cluster);
+        let gone = self.rows.extract_if(.., |_, entry| is_its(entry));
+        for subject in gone.map(|(subject, _)| subject).collect::<Vec<_>>() {
+            let Some(application) = subject.application() else {
+                continue;
+            };
+            if let Some(subjects) = self.applications.get_mut(application) {
+                subjects.remove(&subject);
+                if subjects.is_empty() {
+                    self.applications.remove(application);
+                }
+            }
+            for listener in self.listeners.values_mut() {
+                if listener.interests.contains(application) {
+                    listener.fresh.insert(application.clone());
+                }
+            }
+        }
     }
 
     /// Every row, in the order of subjects.

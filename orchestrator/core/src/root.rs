@@ -40,7 +40,9 @@ use crate::trust::Trust;
 
 pub use command::{Command, CommandError, Distrusted, Done, MAX_INSTANCES, Scope};
 pub use state::{Application, ClusterState, Instance, Service};
-use state::{COUNTERS, Counters, Loaded, ONLY, Removed, StoredGone, StoredRevocations};
+use state::{
+    COUNTERS, Counters, Loaded, ONLY, Removed, StoredGone, StoredResting, StoredRevocations,
+};
 pub use step::{Effect, Input, Step};
 
 /// How long a cluster is given to take an instance or to refuse it: it asks several workers.
@@ -246,6 +248,12 @@ impl Root {
                 .insert(cluster.name.clone(), ClusterSide::default());
             self.clusters.insert(cluster.name.clone(), cluster);
         }
+        for StoredResting { block, cluster } in loaded.resting {
+            if self.addresses.hold_block(block, &cluster, now).is_err() {
+                // Another has it since, because it had rested.
+                step.writes.push(state::no_longer_resting(&block));
+            }
+        }
         for application in loaded.applications {
             self.organisations.insert(application.organisation.clone());
             self.applications
@@ -353,7 +361,9 @@ impl Root {
         for instance in due {
             self.handle_due(&instance, now, step)?;
         }
-        self.addresses.handle_timeout(now);
+        let rested = self.addresses.handle_timeout(now);
+        step.writes
+            .extend(rested.iter().map(state::no_longer_resting));
         self.forget_removed(now, step);
         self.renew_grants(now, step)
     }

@@ -10,6 +10,8 @@ mod support {
     pub(crate) mod names;
 }
 
+#[path = "placing/back.rs"]
+mod back;
 #[path = "placing/kept.rs"]
 mod kept;
 #[path = "placing/leftovers.rs"]
@@ -258,7 +260,10 @@ impl Tiers {
                     self.root_effects(step);
                 }
                 (Event::Cluster(name, input), _) => {
-                    let cluster = self.clusters.get_mut(&name).unwrap();
+                    // A test may have taken it away, to have it removed.
+                    let Some(cluster) = self.clusters.get_mut(&name) else {
+                        continue;
+                    };
                     let step = cluster.handle(input, now).unwrap();
                     self.cluster_effects(&name, step);
                 }
@@ -320,7 +325,10 @@ impl Tiers {
                     let input = cluster::Input::Root(message);
                     self.queue.push_back(Event::Cluster(name, input));
                 }
-                root::Effect::CloseCluster(_, why) | root::Effect::Fault(why) => panic!("{why}"),
+                root::Effect::CloseCluster(name, why) => {
+                    assert!(!self.clusters.contains_key(&name), "{why}");
+                }
+                root::Effect::Fault(why) => panic!("{why}"),
                 root::Effect::Logs { request, lines } => drop(self.logs.insert(request, lines)),
             }
         }

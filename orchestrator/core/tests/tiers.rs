@@ -23,12 +23,20 @@ mod simulated {
     pub(crate) mod links;
     pub(crate) mod runtime;
     pub(crate) mod tables;
+    pub(crate) mod trust;
 
     pub(crate) mod process;
+    pub(crate) mod user;
 
-    pub(crate) mod check;
+    pub(crate) mod asks;
     pub(crate) mod effects;
+    pub(crate) mod operators;
+    pub(crate) mod trouble;
+    pub(crate) mod wires;
     pub(crate) mod world;
+
+    pub(crate) mod agreed;
+    pub(crate) mod check;
 }
 
 use simulated::fault::Broken;

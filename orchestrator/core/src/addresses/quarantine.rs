@@ -60,7 +60,11 @@ impl<K: Ord + Copy, O: PartialEq> Quarantine<K, O> {
         self.held.values().map(|(_, until)| *until).min()
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Now) {
-        self.held.retain(|_, (_, until)| *until > now.elapsed);
+    /// Forgets what has rested long enough, and says what that was.
+    pub(super) fn handle_timeout(&mut self, now: Now) -> Vec<K> {
+        let over = self
+            .held
+            .extract_if(.., |_, (_, until)| *until <= now.elapsed);
+        over.map(|(key, _)| key).collect()
     }
 }

@@ -96,13 +96,15 @@ impl RootAddresses {
         found
     }
 
-    /// Takes back all blocks of a cluster that is gone; they rest until no lease can name them.
-    pub fn release_cluster(&mut self, cluster: &Label, now: Now) {
+    /// Takes back all blocks of a cluster that is gone, which are returned; they rest until no lease can
+    /// name them.
+    pub fn release_cluster(&mut self, cluster: &Label, now: Now) -> Vec<IpNetwork> {
         let gone: Vec<_> = self.blocks(cluster).collect();
-        for block in gone {
-            self.blocks.remove(&block);
-            self.held_blocks.hold(block, cluster.clone(), now);
+        for block in &gone {
+            self.blocks.remove(block);
+            self.held_blocks.hold(*block, cluster.clone(), now);
         }
+        gone
     }
 
     /// The addresses of a new or changed service: what is pinned, else what it has, else the next that
@@ -256,10 +258,10 @@ impl RootAddresses {
             .map(|at| (at, "address rested"))
     }
 
-    /// Forgets what has rested long enough.
-    pub fn handle_timeout(&mut self, now: Now) {
+    /// Forgets what has rested long enough, and says which blocks that were.
+    pub fn handle_timeout(&mut self, now: Now) -> Vec<IpNetwork> {
         self.held.handle_timeout(now);
-        self.held_blocks.handle_timeout(now);
+        self.held_blocks.handle_timeout(now)
     }
 
     const fn pool(&self, ip: IpAddr, owner: &ServiceOwner) -> IpNetwork {

@@ -8,6 +8,7 @@ use weald_proto::name::ApplicationName;
 use weald_proto::session::{ClusterToNet, NetToCluster, VERSION};
 use weald_proto::statement::{Lease, LeasedInstance, Statement};
 
+use super::rows::next_generation;
 use super::state::{self, NodeState};
 use super::{Cluster, Effect, LEASE_LIFE, Net, Step};
 use crate::Now;
@@ -59,7 +60,7 @@ impl Cluster {
                 let known = self.nodes.entry(node.clone());
                 known.or_insert_with(|| NodeState::new(node.clone()));
                 self.rows.listen(node.clone(), []);
-                self.set_addresses(node, addresses, step)?;
+                self.set_addresses(node, addresses, now, step)?;
                 // Whoever was greeted before is welcomed with its first addresses: this one below.
                 self.address_nodes(now, step)?;
                 if let Some(net) = self.nets.get_mut(node) {
@@ -72,7 +73,7 @@ impl Cluster {
                 net.denied.clear();
             }
             NetToCluster::Addresses(addresses) => {
-                self.set_addresses(node, addresses, step)?;
+                self.set_addresses(node, addresses, now, step)?;
             }
             // Certificates are the shell's, which answers before this is heard.
             NetToCluster::KeepAlive | NetToCluster::Renew(_) => {}
@@ -84,6 +85,7 @@ impl Cluster {
         &mut self,
         node: &Label,
         addresses: Vec<SocketAddr>,
+        now: Now,
         step: &mut Step,
     ) -> Result<(), RecordError> {
         let Some(known) = self.nodes.get_mut(node) else {
@@ -91,7 +93,7 @@ impl Cluster {
         };
         if known.addresses != addresses {
             known.addresses = addresses;
-            known.row += 1;
+            known.row = next_generation(known.row, now);
             step.writes
                 .push(Write::put(state::NODE, node.to_string(), known)?);
             self.publish_node(node, step);

@@ -20,6 +20,13 @@ use crate::record::{RecordError, Write};
 use crate::sync::Duty;
 use crate::trust;
 
+/// The generation of the next row of a node or relay: the time of the change. A count would begin anew
+/// when a cluster is removed and joins again with an empty disk, and be older than what all others
+/// have of its former life.
+pub(super) fn next_generation(last: Generation, now: Now) -> Generation {
+    (last + 1).max(now.unix)
+}
+
 impl Cluster {
     /// Brings the row of an instance in line with how it is: in the tables while it runs on a node
     /// that is not out of them.
@@ -189,6 +196,7 @@ impl Cluster {
     pub(super) fn change_node_row(
         &mut self,
         node: &Label,
+        now: Now,
         step: &mut Step,
     ) -> Result<(), RecordError> {
         let standing = self.standing(node);
@@ -205,7 +213,7 @@ impl Cluster {
                 return Ok(());
             }
             known.published = published;
-            known.row += 1;
+            known.row = next_generation(known.row, now);
             step.writes
                 .push(Write::put(state::NODE, node.to_string(), known)?);
             self.publish_node(node, step);
@@ -234,7 +242,7 @@ impl Cluster {
         self.sign(&statement, step);
     }
 
-    /// Takes up the configured relays; their rows' generations are the time of the change.
+    /// Takes up the configured relays.
     pub(super) fn set_relays(
         &mut self,
         relays: Vec<(RelayId, Vec<SocketAddr>)>,
@@ -249,7 +257,7 @@ impl Cluster {
             if before.is_some_and(|(_, before)| *before == addresses) {
                 continue;
             }
-            let generation = before.map_or(0, |(last, _)| last + 1).max(now.unix);
+            let generation = next_generation(before.map_or(0, |(last, _)| *last), now);
             let statement = Statement::Relay(RelayStatement {
                 relay: relay.clone(),
                 generation,

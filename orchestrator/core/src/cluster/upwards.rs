@@ -66,6 +66,8 @@ impl Cluster {
                 instance,
                 generation,
             } => self.handle_withdraw(instance, generation, now, step)?,
+            // Meant for an earlier connection. All of them come again, behind the grants that they need.
+            RootToCluster::Rows { .. } | RootToCluster::Unknown(_) if !self.welcomed => {}
             RootToCluster::Rows {
                 complete,
                 rows,

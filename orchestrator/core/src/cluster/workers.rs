@@ -140,6 +140,8 @@ impl Cluster {
         self.inventory.set_unavailable(node, None);
         self.address_nodes(now, step)?;
         self.hear_worker(node, now, step)?;
+        // After a restart of this cluster it counts as alive, whatever its row says.
+        self.change_node_row(node, now, step)?;
         step.tell_worker(node, ClusterToWorker::Welcome { version: VERSION });
         self.tell_of_nodes();
         Ok(())
@@ -180,7 +182,7 @@ impl Cluster {
                 step.writes
                     .push(Write::put(state::NODE, name.to_string(), node)?);
                 self.stale_leases.insert(name.clone());
-                self.change_node_row(&name, step)?;
+                self.change_node_row(&name, now, step)?;
                 self.welcome_net(&name, now, step);
             }
         }
@@ -212,6 +214,10 @@ impl Cluster {
             self.take_report(node, report, now, step)?;
         }
         for instance in &heard.gone {
+            if let Some(ended) = self.gone.get(&(node.clone(), instance.clone())) {
+                // What has moved since has its place elsewhere by now.
+                self.inventory.release_at(node, instance, *ended);
+            }
             self.forget_gone(node, instance, step);
             self.end_if_gone(instance, now, step)?;
         }
@@ -414,10 +420,20 @@ impl Cluster {
             }
             // Out of the tables with its node, and back with it.
             self.publish(&instance, step)?;
-            if to >= Standing::Dead {
-                self.end_if_gone(&instance, now, step)?;
-            }
         }
-        self.change_node_row(node, step)
+        if to >= Standing::Dead {
+            self.stop_waiting(node, now, step)?;
+        }
+        self.change_node_row(node, now, step)
+    }
+
+    /// Nobody waits any more for a node to end what it shall have no longer, wherever that is by now.
+    fn stop_waiting(&mut self, node: &Label, now: Now, step: &mut Step) -> Result<(), RecordError> {
+        let waiting = self.gone.keys().filter(|(it, _)| it == node);
+        let waiting: Vec<_> = waiting.map(|(_, instance)| instance.clone()).collect();
+        for instance in waiting {
+            self.end_if_gone(&instance, now, step)?;
+        }
+        Ok(())
     }
 }

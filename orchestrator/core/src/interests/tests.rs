@@ -257,3 +257,30 @@ fn what_is_gone_is_forgotten_after_a_life_and_before_two() {
     assert!(book.poll(&"a").is_empty());
     assert!(book.put(row(instance(1, 0), 1, Some(1), false)));
 }
+
+#[test]
+fn what_a_cluster_has_signed_is_forgotten_and_its_application_told_whole() {
+    let mut book = RowBook::default();
+    let by = |mut row: Row, cluster: &str| {
+        row.signed.cluster = Some(label(cluster));
+        row
+    };
+    let of_root = row(Subject::Service(service(1)), 1, None, false);
+    book.put(of_root.clone());
+    book.put(by(row(instance(1, 0), 1, Some(1), false), "munich"));
+    book.put(by(row(Subject::Node(node(1)), 1, None, false), "munich"));
+    book.put(by(row(instance(2, 0), 1, Some(1), false), "munich"));
+    let of_paris = by(row(instance(1, 1), 1, None, false), "paris");
+    book.put(of_paris.clone());
+    for (listener, number) in [("one", 1), ("two", 2)] {
+        book.listen(listener, [application(number)]);
+        assert_eq!(book.poll(&listener).complete, [application(number)]);
+    }
+    book.forget_signed_by(&label("munich"));
+    assert_eq!(book.rows().collect::<Vec<_>>(), [&of_root, &of_paris]);
+    let first = book.poll(&"one");
+    assert_eq!(first.complete, [application(1)]);
+    assert_eq!(first.rows, [of_root.signed, of_paris.signed]);
+    // Nothing else was known of it.
+    assert_eq!(book.poll(&"two").unknown, [application(2)]);
+}

@@ -7,7 +7,7 @@ use weald_proto::control::{Phase, RootToCluster};
 use weald_proto::id::{Label, NodeId, Organisation};
 use weald_proto::statement::{Revocations, Statement};
 
-use super::state::{self, StoredRevocations};
+use super::state::{self, StoredResting, StoredRevocations};
 use super::{ClusterState, CommandError, Distrusted, Effect, ONLY, Root, Step, signed_or_fault};
 use crate::Now;
 use crate::record::Write;
@@ -78,10 +78,18 @@ impl Root {
         self.clusters.remove(name);
         step.writes
             .push(Write::delete(state::CLUSTER, name.to_string()));
-        self.addresses.release_cluster(name, now);
+        for block in self.addresses.release_cluster(name, now) {
+            let cluster = name.clone();
+            let stored = Write::put(
+                state::RESTING,
+                block.to_string(),
+                &StoredResting { block, cluster },
+            );
+            step.writes.push(stored?);
+        }
         self.members.forget(name);
-        self.rows.leave(name);
-        self.interests.remove(name);
+        self.leave_rows(name);
+        self.rows.forget_signed_by(name);
         let text = format!("cluster {name} was removed");
         step.effects.push(Effect::CloseCluster(name.clone(), text));
         self.sides.remove(name);

@@ -27,6 +27,13 @@ impl Root {
         side.connected = true;
         side.greeted = false;
         side.wants.connected();
+        self.leave_rows(cluster);
+    }
+
+    /// Tells a cluster no rows until it has greeted: whatever grants they need come first.
+    pub(super) fn leave_rows(&mut self, cluster: &Label) {
+        self.rows.leave(cluster);
+        self.interests.remove(cluster);
     }
 
     pub(super) fn disconnect(&mut self, cluster: &Label) {
@@ -35,8 +42,7 @@ impl Root {
             side.greeted = false;
             side.wants.disconnected();
         }
-        self.rows.leave(cluster);
-        self.interests.remove(cluster);
+        self.leave_rows(cluster);
     }
 
     pub(super) fn handle_cluster(

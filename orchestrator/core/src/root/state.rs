@@ -14,7 +14,7 @@ use weald_proto::statement::Revocations;
 
 use crate::explain::History;
 use crate::lifecycle::Life;
-use crate::record::{Record, RecordError};
+use crate::record::{Record, RecordError, Write};
 use crate::sla::Link;
 
 /// The one record of [`Counters`], under the key [`ONLY`].
@@ -26,6 +26,8 @@ pub(super) const INSTANCE: &str = "instance";
 /// What clusters shall have no longer.
 pub(super) const GONE: &str = "gone";
 pub(super) const CLUSTER: &str = "cluster";
+/// Blocks of clusters that were removed, until no lease can name them.
+pub(super) const RESTING: &str = "resting-block";
 /// Services that are gone, for as long as an older row could come back.
 pub(super) const REMOVED: &str = "removed";
 /// The one record of the revocations.
@@ -182,6 +184,17 @@ pub(super) struct StoredGone {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct StoredResting {
+    pub(super) block: IpNetwork,
+    /// Who had it.
+    pub(super) cluster: Label,
+}
+
+pub(super) fn no_longer_resting(block: &IpNetwork) -> Write {
+    Write::delete(RESTING, block.to_string())
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Removed {
     pub(super) name: ServiceName,
     pub(super) organisation: Organisation,
@@ -218,6 +231,7 @@ pub(super) struct Loaded {
     pub(super) instances: Vec<Instance>,
     pub(super) gone: Vec<StoredGone>,
     pub(super) clusters: Vec<ClusterState>,
+    pub(super) resting: Vec<StoredResting>,
     pub(super) removed: Vec<Removed>,
     pub(super) revocations: StoredRevocations,
 }
@@ -233,6 +247,7 @@ impl Loaded {
                 INSTANCE => loaded.instances.push(record.read()?),
                 GONE => loaded.gone.push(record.read()?),
                 CLUSTER => loaded.clusters.push(record.read()?),
+                RESTING => loaded.resting.push(record.read()?),
                 REMOVED => loaded.removed.push(record.read()?),
                 REVOCATIONS => loaded.revocations = record.read()?,
                 // Other parts of the process keep records in the same store.

@@ -82,6 +82,12 @@ impl Node {
         left(&self.capacity.total, &self.reserved())
     }
 
+    fn release(&mut self, instance: &InstanceId, generation: Generation) -> Option<Reservation> {
+        let has = self.reserved.get(instance);
+        has.filter(|it| it.generation <= generation)?;
+        self.reserved.remove(instance)
+    }
+
     fn reserved_beside(&self, own: Option<&InstanceId>) -> Resources {
         let others = self.reserved.iter().filter(|(it, _)| Some(*it) != own);
         others.fold(Resources::default(), |all, (_, it)| {
@@ -249,14 +255,15 @@ impl Inventory {
     /// Releases what every life of an instance up to `generation` has, on every node; says whether
     /// anything was.
     pub fn release(&mut self, instance: &InstanceId, generation: Generation) -> bool {
-        let mut released = false;
-        for node in self.nodes.values_mut() {
-            let has = node.reserved.get(instance);
-            if has.is_some_and(|it| it.generation <= generation) {
-                released |= node.reserved.remove(instance).is_some();
-            }
-        }
-        released
+        let nodes = self.nodes.values_mut();
+        let released = nodes.filter_map(|node| node.release(instance, generation));
+        released.count() > 0
+    }
+
+    /// Releases what the lives of an instance up to `generation` have on one node: it has ended them.
+    pub fn release_at(&mut self, name: &Label, instance: &InstanceId, generation: Generation) {
+        let node = self.nodes.get_mut(name);
+        node.and_then(|node| node.release(instance, generation));
     }
 
     /// The sum over the nodes on which something can be placed, as root ranks by it.

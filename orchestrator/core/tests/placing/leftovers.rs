@@ -95,7 +95,7 @@ fn a_node_that_rejects_a_later_life_ends_the_earlier_one() {
 }
 
 /// A worker that has lost all that it had, as one whose disk was replaced.
-fn replace_disk(tiers: &mut Tiers, node: &NodeId) {
+pub(super) fn replace_disk(tiers: &mut Tiers, node: &NodeId) {
     let resources = Resources {
         millicpus: 4000,
         memory_mib: 4000,
@@ -127,7 +127,7 @@ fn lose_everything(tiers: &mut Tiers, node: &NodeId) {
 }
 
 /// Munich is started again from its disk, and everybody connects anew.
-fn restart_munich(tiers: &mut Tiers) {
+pub(super) fn restart_munich(tiers: &mut Tiers) {
     let (name, now) = (label("munich"), tiers.at());
     let trust = Box::new(Names(Some(name.clone())));
     let records = tiers.disks[&name].records();
@@ -305,7 +305,7 @@ fn the_next_cluster_says_it_although_another_life_has_taken_the_place() {
 }
 
 /// The rows that munich tells root when it was started again.
-fn rows_of_the_next(tiers: &Tiers) -> Vec<Statement> {
+pub(super) fn rows_of_the_next(tiers: &Tiers) -> Vec<Statement> {
     let (name, now) = (label("munich"), tiers.at());
     let trust = Box::new(Names(Some(name.clone())));
     let records = tiers.disks[&name].records();

@@ -92,6 +92,13 @@ fn parts_of_an_earlier_connection_do_not_count() {
     let others: Vec<_> = told.into_iter().filter(|row| !is_instance(row)).collect();
     tiers.held = Some(Vec::new());
     munich_hears(&mut tiers, cluster::Input::RootConnected);
+    // What is said before the welcome was meant for the former one, and the grants come behind that.
+    munich_hears(&mut tiers, part(true, &others, false));
+    assert_eq!(signed(&mut tiers), []);
+    let welcome = RootToCluster::Welcome {
+        version: weald_proto::control::VERSION,
+    };
+    munich_hears(&mut tiers, cluster::Input::Root(welcome));
     munich_hears(&mut tiers, part(true, &others, false));
     assert_only_others_are_told(&mut tiers);
 }

@@ -1,4 +1,4 @@
-//! What must hold: at every moment, and once there was calm for long enough.
+//! What must hold: at every moment, and of what was promised once there was calm for long enough.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,25 +12,26 @@ use weald_proto::name::InstanceId;
 
 use super::fault::{Broken, Fault};
 use super::process::Machine;
-use super::site::{CLUSTERS, NODES, Who, label, node};
+use super::runtime::Life;
+use super::site::{CLUSTERS, Who, capacity, label, needs, node, node_of, site_of};
 use super::world::World;
 
 impl World {
-    fn root(&self) -> &Root {
+    pub(super) fn root(&self) -> &Root {
         match &self.processes[&Who::Root].machine {
             Machine::Root(root) => root,
             Machine::Cluster(_) | Machine::Worker(_) => panic!("root is another"),
         }
     }
 
-    fn cluster(&self, site: usize) -> &Cluster {
+    pub(super) fn cluster(&self, site: usize) -> &Cluster {
         match &self.processes[&Who::Cluster(site)].machine {
             Machine::Cluster(cluster) => cluster,
             Machine::Root(_) | Machine::Worker(_) => panic!("a cluster is another"),
         }
     }
 
-    fn worker(&self, (site, at): (usize, usize)) -> &Worker {
+    pub(super) fn worker(&self, (site, at): (usize, usize)) -> &Worker {
         match &self.processes[&Who::Worker(site, at)].machine {
             Machine::Worker(worker) => worker,
             Machine::Root(_) | Machine::Cluster(_) => panic!("a worker is another"),
@@ -44,19 +45,21 @@ impl World {
         self.fault = self.fault.take().or(fault);
     }
 
-    /// Root has on its disk what it knows of instances: whatever it has acknowledged, and why each is
-    /// where it is. Who sends before it persists is found out elsewhere.
-    pub(super) fn check_root_disk(&self) -> Result<(), Fault> {
+    /// Root knows what it was asked for, and has on its disk what it knows of instances: whatever it has
+    /// acknowledged, and why each is where it is.
+    pub(super) fn check_root(&self) -> Result<(), Fault> {
+        let process = &self.processes[&Who::Root];
+        if process.down.is_some() {
+            return Ok(());
+        }
+        let asked = self.users.check(self.root());
+        asked.map_err(|why| Fault::new(Broken::Promise, why))?;
         self.compare_root_disk()
             .map_err(|why| Fault::new(Broken::Agreement, why))
     }
 
     fn compare_root_disk(&self) -> Result<(), String> {
-        let process = &self.processes[&Who::Root];
-        if process.down.is_some() {
-            return Ok(());
-        }
-        let kept = process.kept(self.at());
+        let kept = self.processes[&Who::Root].kept(self.at());
         let Machine::Root(kept) = &kept else {
             return Err("root's disk is another's".to_owned());
         };
@@ -106,6 +109,10 @@ impl World {
                 if let Some(other) = other {
                     return Err(format!("{instance} runs with {ip}, and so does {other}"));
                 }
+                let holder = owners.get(&ip);
+                if holder.is_some_and(|it| **it != Holder::Instance(instance.clone())) {
+                    return Err(format!("{instance} runs with {ip}, which is of {holder:?}"));
+                }
             }
         }
         Ok(())
@@ -115,44 +122,108 @@ impl World {
     pub(super) fn check_end(&self) -> Result<(), Fault> {
         self.check_promises()
             .map_err(|why| Fault::new(Broken::Promise, why))?;
-        let agreed = self.check_books().and_then(|()| self.check_leases());
-        let agreed = agreed.and_then(|()| self.check_tables());
-        agreed.map_err(|why| Fault::new(Broken::Agreement, why))
+        self.check_agreed()
+            .map_err(|why| Fault::new(Broken::Agreement, why))
     }
 
     fn check_promises(&self) -> Result<(), String> {
-        let mut wanted: BTreeMap<&str, u32> = BTreeMap::new();
         let mut expected: BTreeMap<InstanceId, (Generation, String)> = BTreeMap::new();
         for instance in self.root().instances() {
             if instance.withdrawn {
                 return Err(format!("{} is still being removed", instance.id));
             }
-            *wanted.entry(instance.id.service.name.as_str()).or_default() += 1;
-            match (instance.phase(), &instance.node) {
-                (Phase::Running, Some(node)) => {
-                    let life = (instance.life.generation(), node.to_string());
-                    expected.insert(instance.id.clone(), life);
+            if let Some(cluster) = &instance.cluster
+                && !self.is_trusted(site_of(cluster))
+            {
+                // Root has its last word of a cluster that is revoked until that is removed.
+                if self.root().clusters().any(|it| it.0.name == *cluster) {
+                    continue;
                 }
-                // Nothing but its own end may be why.
-                (Phase::Failed, _) => {
-                    let life = (instance.id.clone(), instance.life.generation());
-                    if !self.ended.contains(&life) {
-                        return Err(format!("{life:?} has failed: {}", instance.detail));
-                    }
-                }
-                (phase, _) => {
-                    let id = &instance.id;
-                    return Err(format!("{id} is {phase:?}: {}", instance.detail));
-                }
+                return Err(format!("{} is where nobody is", instance.id));
             }
-        }
-        for (service, asked) in &self.asked {
-            let there = wanted.get(service).copied().unwrap_or_default();
-            if asked.iter().all(|(_, to)| *to != there) {
-                return Err(format!("{there} of {service}, asked for {asked:?}"));
+            if self.check_phase(instance)? {
+                let node = instance.node.as_ref().map(ToString::to_string);
+                let life = (instance.life.generation(), node.unwrap_or_default());
+                expected.insert(instance.id.clone(), life);
             }
         }
         self.check_running(&expected)
+    }
+
+    /// An instance of a cluster that is trusted is as it should be; says whether it runs.
+    fn check_phase(&self, instance: &Instance) -> Result<bool, String> {
+        let lost = instance.node.as_ref().is_some_and(|node| {
+            let (site, at) = (site_of(&node.cluster), node_of(&node.name));
+            !self.is_trusted_node(site, at)
+        });
+        let phase = instance.phase();
+        let right = match phase {
+            Phase::Running => !lost,
+            // Nothing but its own end may be why.
+            Phase::Failed => {
+                let life = (instance.id.clone(), instance.life.generation());
+                self.ended.contains(&life)
+            }
+            // It waits for its node, which will not come again.
+            Phase::ClusterScheduled => lost,
+            Phase::Requested => instance.cluster.is_none() && !self.has_room(instance),
+            Phase::Registered
+            | Phase::NodeScheduled
+            | Phase::Creating
+            | Phase::Completed
+            | Phase::Terminated => false,
+        };
+        if !right {
+            let (id, detail) = (&instance.id, &instance.detail);
+            let last = instance.history.attempts().next_back();
+            return Err(format!("{id} is {phase:?}: {detail}; at last {last:?}"));
+        }
+        Ok(phase == Phase::Running)
+    }
+
+    /// Whether an instance fits on a node beside what root knows to be there.
+    fn has_room(&self, instance: &Instance) -> bool {
+        let wanted = needs(instance.id.service.name.as_str());
+        self.runtimes.keys().any(|(site, at)| {
+            let node = node(*site, *at);
+            let there = self.root().instances();
+            let there = there.filter(|it| it.node.as_ref() == Some(&node));
+            let mut free = capacity().total;
+            for taken in there.map(|it| needs(it.id.service.name.as_str())) {
+                free.millicpus = free.millicpus.saturating_sub(taken.millicpus);
+                free.memory_mib = free.memory_mib.saturating_sub(taken.memory_mib);
+            }
+            self.is_trusted_node(*site, *at)
+                && free.millicpus >= wanted.millicpus
+                && free.memory_mib >= wanted.memory_mib
+        })
+    }
+
+    /// Whether root knows the cluster of a site by its key, and has not revoked that.
+    pub(super) fn is_trusted(&self, site: usize) -> bool {
+        let key = self.processes[&Who::Cluster(site)].key;
+        let name = label(CLUSTERS[site]);
+        let known = self.root().clusters();
+        known
+            .into_iter()
+            .any(|(it, ..)| it.name == name && it.key == key)
+            && !self.root().revocations().keys.contains(&key)
+    }
+
+    /// Whether a node is not revoked, nor its cluster.
+    pub(super) fn is_trusted_node(&self, site: usize, at: usize) -> bool {
+        let key = self.processes[&Who::Worker(site, at)].key;
+        self.is_trusted(site) && !self.root().revocations().keys.contains(&key)
+    }
+
+    /// What runs where somebody hears of it. What runs elsewhere nobody can end.
+    pub(super) fn running(&self) -> impl Iterator<Item = ((usize, usize), &InstanceId, &Life)> {
+        let heard = self.runtimes.iter();
+        let heard = heard.filter(|((site, at), _)| self.is_trusted_node(*site, *at));
+        heard.flat_map(|(which, runtime)| {
+            let running = runtime.running();
+            running.map(|(instance, life)| (*which, instance, life))
+        })
     }
 
     fn check_running(
@@ -160,12 +231,16 @@ impl World {
         expected: &BTreeMap<InstanceId, (Generation, String)>,
     ) -> Result<(), String> {
         let mut running = BTreeMap::new();
-        for ((site, at), runtime) in &self.runtimes {
-            for (instance, life) in runtime.running() {
-                let life = (life.generation, node(*site, *at).to_string());
-                if let Some(other) = running.insert(instance.clone(), life) {
-                    return Err(format!("{instance} runs twice, also as {other:?}"));
-                }
+        for ((site, at), instance, life) in self.running() {
+            let place = (life.generation, node(site, at).to_string());
+            if let Some(other) = running.insert(instance.clone(), place) {
+                return Err(format!("{instance} runs twice, also as {other:?}"));
+            }
+            let mut services = self.root().services();
+            let service = services.find(|it| it.spec.name == instance.service);
+            if service.is_none_or(|it| it.spec.command != life.command) {
+                let wanted = service.map(|it| &it.spec.command);
+                return Err(format!("{instance} is {life:?}, and should be {wanted:?}"));
             }
         }
         if running != *expected {
@@ -176,75 +251,6 @@ impl World {
             return Err(format!(
                 "runs and is not known: {extra:?}; is known and does not run: {lacking:?}"
             ));
-        }
-        Ok(())
-    }
-
-    /// A tier has taken on nothing that the one above does not know of, and says of it the same.
-    fn check_books(&self) -> Result<(), String> {
-        for (site, name) in CLUSTERS.into_iter().enumerate() {
-            let mut reports = BTreeMap::new();
-            for report in self.cluster(site).instances() {
-                let id = &report.instance;
-                let known = self.root().instance(id);
-                let known = known.filter(|it| it.cluster.as_ref() == Some(&label(name)));
-                let known = known.map(|it| (it.life.generation(), it.phase()));
-                if known != Some((report.generation, report.phase)) {
-                    return Err(format!("root knows {known:?} of {report:?}"));
-                }
-                reports.insert(id, report);
-            }
-            for at in 0..NODES.len() {
-                for report in self.worker((site, at)).instances() {
-                    let known = reports.get(&report.instance);
-                    let known = known.filter(|it| it.node == report.node);
-                    let known = known.map(|it| (it.generation, it.phase));
-                    if known != Some((report.generation, report.phase)) {
-                        return Err(format!("cluster {name} knows {known:?} of {report:?}"));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn check_leases(&self) -> Result<(), String> {
-        for (site, at) in self.runtimes.keys().copied() {
-            let lease = self.cluster(site).lease(&label(NODES[at]));
-            let leased = lease.map(|it| it.instances).unwrap_or_default();
-            let leased: BTreeMap<_, _> = leased
-                .into_iter()
-                .map(|it| (it.instance, it.instance_ip))
-                .collect();
-            for (instance, life) in self.runtimes[&(site, at)].running() {
-                if leased.get(instance) != Some(&life.instance_ip) {
-                    return Err(format!("{instance} runs, the lease says {leased:?}"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Every netmanager knows what runs, and where.
-    fn check_tables(&self) -> Result<(), String> {
-        let mut running = BTreeMap::new();
-        for ((site, at), runtime) in &self.runtimes {
-            for (instance, life) in runtime.running() {
-                let place = format!("{} {:?}", node(*site, *at), life.instance_ip);
-                running.insert(instance.clone(), place);
-            }
-        }
-        for (site, table) in self.tables.iter().enumerate() {
-            let known = table.instances();
-            for instance in known.keys().chain(running.keys()) {
-                let (row, runs) = (known.get(instance), running.get(instance));
-                if row.map(|(_, place)| place) != runs {
-                    let site = CLUSTERS[site];
-                    return Err(format!(
-                        "{instance} runs at {runs:?}; in the table of {site}: {row:?}"
-                    ));
-                }
-            }
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use super::world::World;
 impl World {
     pub(super) fn carry_out(&mut self, who: Who, effects: Vec<Decided>) {
         for (effect, decided) in effects {
+            self.note(|| format!("{who:?} does {effect:?}"));
             match (effect, who) {
                 (Effect::Answer(number, done), _) => self.answer(number, done),
                 (Effect::Root(effect), _) => self.do_for_root(effect, decided),
@@ -33,16 +34,29 @@ impl World {
         self.links.say(line, decided, said, moment, random);
     }
 
-    /// An upper end closes a connection on which Hello did not come first: what was decided on an
-    /// earlier one did.
+    /// An upper end closes a connection: on which Hello did not come first, since what was decided on
+    /// an earlier one did, or of a cluster that was removed or revoked.
     fn close(&mut self, link: Link, why: &str) {
-        if !why.contains("must be Hello") {
+        let expected = [
+            "must be Hello",
+            "was removed",
+            "is revoked",
+            "root does not know",
+        ];
+        if !expected.iter().any(|it| why.contains(it)) {
             self.disbelieve(why.to_owned());
         }
         if let Some(connection) = self.links.present(link, End::Upper) {
             let random = &mut self.random;
             let line = (link, connection);
             self.links.cut(line, self.now, Some(100), random);
+        }
+    }
+
+    /// Operators are told of what is wrong: only that somebody speaks on whose key is revoked is to be.
+    fn hear_fault(&mut self, why: &str) {
+        if !why.ends_with("is revoked") {
+            self.disbelieve(why.to_owned());
         }
     }
 
@@ -55,7 +69,7 @@ impl World {
             root::Effect::CloseCluster(cluster, why) => {
                 self.close(Link::Cluster(site_of(&cluster)), &why);
             }
-            root::Effect::Fault(why) => self.disbelieve(format!("root: {why}")),
+            root::Effect::Fault(why) => self.hear_fault(&format!("root: {why}")),
             root::Effect::Logs { .. } => {}
         }
     }
@@ -73,11 +87,10 @@ impl World {
             cluster::Effect::CloseWorker(node, why) => {
                 self.close(Link::Worker(site, node_of(&node)), &why);
             }
-            cluster::Effect::CloseRoot(why)
-            | cluster::Effect::CloseNet(_, why)
-            | cluster::Effect::Fault(why) => {
+            cluster::Effect::CloseRoot(why) | cluster::Effect::CloseNet(_, why) => {
                 self.disbelieve(format!("cluster {site}: {why}"));
             }
+            cluster::Effect::Fault(why) => self.hear_fault(&format!("cluster {site}: {why}")),
             // What an honest worker says of a life that a crash has made the cluster forget.
             cluster::Effect::Lie(_) => {}
             cluster::Effect::ToNet(_, message) => self.tables[site].hear(message),
@@ -105,7 +118,10 @@ impl World {
                 instance,
                 generation,
                 work,
-            } => (instance, Order::Start(generation, work.instance_ip)),
+            } => {
+                let order = Order::Start(generation, work.instance_ip, work.spec.command);
+                (instance, order)
+            }
             worker::Effect::Await {
                 instance,
                 generation,

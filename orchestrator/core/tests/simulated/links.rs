@@ -75,8 +75,8 @@ pub(crate) enum Said {
 }
 
 impl Said {
-    /// Hellos and welcomes are what a connection begins with, and rows, grants and interests are said
-    /// once: a connection without them is none.
+    /// Hellos and welcomes are what a connection begins with, and rows, grants, the revoked and
+    /// interests are said once: a connection without them is none.
     const fn begins(&self) -> bool {
         matches!(
             self,
@@ -85,6 +85,7 @@ impl Said {
             ) | Self::RootToCluster(
                 RootToCluster::Welcome { .. }
                     | RootToCluster::Grant(_)
+                    | RootToCluster::Revocations(_)
                     | RootToCluster::Rows { .. }
                     | RootToCluster::Unknown(_)
             ) | Self::WorkerToCluster(WorkerToCluster::Hello { .. })

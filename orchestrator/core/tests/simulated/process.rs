@@ -5,7 +5,7 @@
 //! carries the effects out one by one. It may die before the commit, behind it, and between any two
 //! effects; and the commit may take long, while connections come and go.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use orchestrator_core::Now;
@@ -16,8 +16,10 @@ use orchestrator_core::root::{self, Command, CommandError, Root, Scope};
 use orchestrator_core::worker::{self, Worker};
 
 use super::links::{End, Link};
-use super::site::{CLUSTERS, Who, capacity, label, node, node_of, settings, site_of};
-use crate::support::names::Names;
+use super::site::{
+    CLUSTERS, Who, capacity, cluster_key, node, node_of, settings, site_of, worker_key,
+};
+use super::trust::{Beliefs, Signer};
 
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Disk(BTreeMap<(String, String), Record>);
@@ -81,6 +83,12 @@ pub(crate) enum Machine {
 
 pub(crate) struct Process {
     who: Who,
+    /// What it proves to hold on its link; root has none.
+    pub(crate) key: [u8; 32],
+    /// What it believes of whom to trust.
+    pub(crate) beliefs: Beliefs,
+    /// The keys that its links refuse.
+    pub(crate) refused: BTreeSet<[u8; 32]>,
     pub(crate) machine: Machine,
     pub(crate) disk: Disk,
     pub(crate) inbox: VecDeque<(Input, Option<News>)>,
@@ -94,11 +102,20 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn new(who: Who, now: Now) -> Self {
-        let (machine, writes, _) = restore(who, &[], now);
+        let key = match who {
+            Who::Root => [0; 32],
+            Who::Cluster(site) => cluster_key(site, 0),
+            Who::Worker(site, at) => worker_key(site, at, 0),
+        };
+        let beliefs = Beliefs::default();
+        let (machine, writes, _) = restore((who, key), &beliefs, &[], now);
         let mut disk = Disk::default();
         disk.commit(writes);
         Self {
             who,
+            key,
+            beliefs,
+            refused: BTreeSet::new(),
             machine,
             disk,
             inbox: VecDeque::new(),
@@ -119,7 +136,11 @@ impl Process {
     /// It is started again from its disk; returns what it does first of all.
     pub(crate) fn start(&mut self, now: Now) -> Vec<Decided> {
         self.down = None;
-        let (machine, writes, effects) = restore(self.who, &self.disk.records(), now);
+        self.beliefs = Beliefs::default();
+        let identity = (self.who, self.key);
+        let (machine, writes, effects) =
+            restore(identity, &self.beliefs, &self.disk.records(), now);
+        self.refused = self.beliefs.revoked();
         self.machine = machine;
         self.disk.commit(writes);
         effects.into_iter().map(|effect| (effect, None)).collect()
@@ -127,7 +148,8 @@ impl Process {
 
     /// What it would be if it was started from its disk.
     pub(crate) fn kept(&self, now: Now) -> Machine {
-        restore(self.who, &self.disk.records(), now).0
+        let identity = (self.who, self.key);
+        restore(identity, &Beliefs::default(), &self.disk.records(), now).0
     }
 
     pub(crate) fn next_due(&self) -> Option<Duration> {
@@ -189,7 +211,11 @@ fn tell_root(root: &mut Root, input: Option<Input>, now: Now) -> (Vec<Write>, Ve
             // What it is about may be gone by now.
             let (step, done) = match root.command(command, &Scope::All, now) {
                 Ok((step, _)) => (step, true),
-                Err(CommandError::Unknown { .. }) => (root::Step::default(), false),
+                Err(
+                    CommandError::Unknown { .. }
+                    | CommandError::Exists { .. }
+                    | CommandError::Revoked { .. },
+                ) => (root::Step::default(), false),
                 Err(error) => panic!("{error}"),
             };
             (step, Some(Effect::Answer(number, done)))
@@ -202,16 +228,27 @@ fn tell_root(root: &mut Root, input: Option<Input>, now: Now) -> (Vec<Write>, Ve
     (step.writes, effects.chain(answer).collect())
 }
 
-fn restore(who: Who, records: &[Record], now: Now) -> (Machine, Vec<Write>, Vec<Effect>) {
+fn restore(
+    (who, key): (Who, [u8; 32]),
+    beliefs: &Beliefs,
+    records: &[Record],
+    now: Now,
+) -> (Machine, Vec<Write>, Vec<Effect>) {
+    let signer = |cluster| {
+        let beliefs = beliefs.clone();
+        Box::new(Signer { cluster, beliefs })
+    };
     match who {
         Who::Root => {
-            let trust = Box::new(Names(None));
-            let (root, step) = Root::restore(Plan::default(), trust, records, now).unwrap();
+            let restored = Root::restore(Plan::default(), signer(None), records, now);
+            let (root, step) = restored.unwrap();
+            // The shell keeps what it has judged.
+            beliefs.take_up(&root);
             let effects = step.effects.into_iter().map(Effect::Root).collect();
             (Machine::Root(Box::new(root)), step.writes, effects)
         }
         Who::Cluster(site) => {
-            let trust = Box::new(Names(Some(label(CLUSTERS[site]))));
+            let trust = signer(Some((CLUSTERS[site], key)));
             let restored = Cluster::restore(settings(site), trust, records, now);
             let (cluster, step) = restored.unwrap();
             let effects = step.effects.into_iter().map(Effect::Cluster).collect();

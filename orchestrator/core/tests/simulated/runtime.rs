@@ -18,13 +18,15 @@ use crate::support::random::Random;
 pub(crate) struct Life {
     pub(crate) generation: Generation,
     pub(crate) instance_ip: Dual,
+    /// What runs.
+    pub(crate) command: Vec<String>,
     /// Whether it has ended by itself.
     ended: bool,
 }
 
 #[derive(Debug)]
 pub(crate) enum Order {
-    Start(Generation, Dual),
+    Start(Generation, Dual, Vec<String>),
     Await(Generation),
     Stop(Generation),
 }
@@ -82,7 +84,7 @@ impl Runtime {
     ) -> Vec<(Generation, RuntimeEvent)> {
         let present = self.lives.get(instance);
         match order {
-            Order::Start(generation, instance_ip) => match present {
+            Order::Start(generation, instance_ip, command) => match present {
                 Some(life) if life.generation > generation => Vec::new(),
                 Some(life) if life.generation == generation => {
                     vec![(generation, how(life))]
@@ -91,6 +93,7 @@ impl Runtime {
                     let life = Life {
                         generation,
                         instance_ip,
+                        command,
                         ended: false,
                     };
                     self.lives.insert(instance.clone(), life);

@@ -1,5 +1,6 @@
 //! What is simulated: two clusters with two nodes each, and one application of three services.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use orchestrator_core::addresses::Plan;
@@ -60,8 +61,21 @@ pub(crate) fn service(name: &str) -> ServiceName {
     format!("shop.prod.{name}.prod").parse().unwrap()
 }
 
-pub(crate) fn draft() -> ApplicationDraft {
-    let draft = |(name, millicpus, memory_mib, listens): (&str, u32, u32, bool)| ServiceDraft {
+/// What an instance of a service needs.
+pub(crate) fn needs(name: &str) -> Resources {
+    let found = SERVICES.into_iter().find(|it| it.0 == name);
+    let (_, millicpus, memory_mib, _) = found.unwrap();
+    Resources {
+        millicpus,
+        memory_mib,
+        ..Resources::default()
+    }
+}
+
+/// The application with some of its services, each in a version that its command shows.
+pub(crate) fn draft(services: &BTreeMap<&'static str, u32>, text: u32) -> ApplicationDraft {
+    let listens = |name| SERVICES.iter().any(|it| it.0 == name && it.3);
+    let draft = |(name, version): (&&'static str, &u32)| ServiceDraft {
         spec: ServiceSpec {
             name: service(name),
             organisation: organisation(),
@@ -71,15 +85,11 @@ pub(crate) fn draft() -> ApplicationDraft {
             accept: AcceptPolicy::Late,
             runtime: Runtime::Process,
             code: "/bin/true".to_owned(),
-            command: Vec::new(),
+            command: vec![version.to_string()],
             environment: Vec::new(),
-            resources: Resources {
-                millicpus,
-                memory_mib,
-                ..Resources::default()
-            },
+            resources: needs(name),
             ports: Vec::new(),
-            listens: if listens { vec![80] } else { Vec::new() },
+            listens: if listens(*name) { vec![80] } else { Vec::new() },
             one_shot: false,
             constraints: Vec::new(),
             scheduler: None,
@@ -92,10 +102,20 @@ pub(crate) fn draft() -> ApplicationDraft {
     ApplicationDraft {
         name: service("web").application,
         id: None,
-        description: String::new(),
+        description: text.to_string(),
         customer: "admin".to_owned(),
-        services: SERVICES.into_iter().map(draft).collect(),
+        services: services.iter().map(draft).collect(),
     }
+}
+
+/// The key of a site's cluster that has joined for the nth time.
+pub(crate) fn cluster_key(site: usize, joined: u8) -> [u8; 32] {
+    [1 + u8::try_from(site).unwrap() * 50 + joined; 32]
+}
+
+/// The key of a worker of that cluster.
+pub(crate) fn worker_key(site: usize, at: usize, joined: u8) -> [u8; 32] {
+    [120 + u8::try_from(site * NODES.len() + at).unwrap() * 20 + joined; 32]
 }
 
 pub(crate) fn settings(site: usize) -> Settings {

@@ -5,27 +5,25 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use orchestrator_core::Now;
-use orchestrator_core::cluster;
-use orchestrator_core::root::{self, Command};
 use orchestrator_core::worker;
 use weald_proto::control::Generation;
 use weald_proto::name::InstanceId;
 
 use super::fault::{Broken, Fault};
-use super::links::{Carrier, End, Flying, Link, Links, Said, links_of};
-use super::process::{Decided, Disk, Effect, Input, Machine, News, Process};
+use super::links::{Carrier, Links};
+use super::operators::Operators;
+use super::process::{Decided, Input, News, Process};
 use super::runtime::Runtime;
-use super::site::{
-    CLUSTERS, MOST, NODES, SERVICES, Who, draft, everybody, label, millis, organisation, service,
-};
-use super::tables::{Table, session};
+use super::site::{CLUSTERS, SERVICES, Who, everybody, millis};
+use super::tables::Table;
+use super::user::{Ask, Users};
 use crate::support::random::Random;
 
 /// The shortest and the longest chaos, in milliseconds: what is broken at its end is not mended by
 /// what breaks later.
 const CHAOS_MS: (u64, u64) = (5_000, 75_000);
 const CALM: Duration = Duration::from_secs(45);
-/// How often it is looked what root has on its disk.
+/// How often it is looked what root knows, and has on its disk.
 const DISK_EVERY: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(100);
 /// Batches of inputs that a process handles in one tick.
@@ -49,14 +47,12 @@ pub(crate) struct World {
     pub(super) runtimes: BTreeMap<(usize, usize), Runtime>,
     pub(super) links: Links,
     pub(super) tables: [Table; CLUSTERS.len()],
-    /// How many instances of each service the user has asked for, under the number of the command:
-    /// the last that was answered, and later ones, which may have been heard or not.
-    pub(super) asked: BTreeMap<&'static str, Vec<(u64, u32)>>,
+    pub(super) users: Users,
+    pub(super) operators: Operators,
     /// The lives that have ended by themselves.
     pub(super) ended: BTreeSet<(InstanceId, Generation)>,
-    commands: u64,
-    crashes: u32,
-    /// All that has arrived and was answered, hashed, if somebody wants to compare it.
+    pub(super) crashes: u32,
+    /// All that has arrived and was done, hashed, if somebody wants to compare it.
     trace: Option<DefaultHasher>,
     /// A fault that was noticed on the way.
     pub(super) fault: Option<Fault>,
@@ -69,7 +65,7 @@ pub(crate) struct Lived {
     pub(crate) crashes: u32,
     /// How often a user has asked for something.
     pub(crate) commands: u64,
-    /// All that was said and heard, if that was asked for.
+    /// All that arrived and was done, and when, if that was asked for.
     pub(crate) trace: Option<u64>,
 }
 
@@ -90,12 +86,9 @@ impl World {
             runtimes: BTreeMap::new(),
             links: Links::new(carrier),
             tables: Default::default(),
-            asked: SERVICES
-                .into_iter()
-                .map(|it| (it.0, vec![(0, 0)]))
-                .collect(),
+            users: Users::new(),
+            operators: Operators::default(),
             ended: BTreeSet::new(),
-            commands: 0,
             crashes: 0,
             trace: None,
             fault: None,
@@ -107,15 +100,11 @@ impl World {
             }
             world.begin_session(who);
         }
-        for (site, name) in CLUSTERS.into_iter().enumerate() {
-            world.command(Command::AddCluster {
-                name: label(name),
-                key: [u8::try_from(site).unwrap(); 32],
-                organisations: None,
-                owner: organisation(),
-            });
+        for site in 0..CLUSTERS.len() {
+            world.ask(Ask::Join(site, 0));
         }
-        world.command(Command::Apply(draft(), organisation()));
+        let services = SERVICES.into_iter().map(|it| (it.0, 0));
+        world.ask(Ask::Apply(services.collect(), 0));
         world.turn(Who::Root);
         world
     }
@@ -151,23 +140,23 @@ impl World {
             self.check_now();
             if self.now >= looked + DISK_EVERY {
                 looked = self.now;
-                let fault = self.check_root_disk().err();
+                let fault = self.check_root().err();
                 self.fault = self.fault.take().or(fault);
             }
             if let Some(fault) = self.fault.take() {
                 return Err(fault.at(self.now));
             }
         }
-        self.check_root_disk()?;
+        self.check_root()?;
         self.check_end()?;
         Ok(Lived {
             crashes: self.crashes,
-            commands: self.commands,
+            commands: self.users.asked(),
             trace: self.trace.map(|trace| trace.finish()),
         })
     }
 
-    fn note(&mut self, what: impl FnOnce() -> String) {
+    pub(super) fn note(&mut self, what: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             (self.now, what()).hash(trace);
         }
@@ -184,6 +173,7 @@ impl World {
             self.trouble();
         }
         self.start_again();
+        self.cut_revoked();
         self.notice();
         self.dial();
         for it in self.links.take_due(self.now) {
@@ -195,258 +185,16 @@ impl World {
         }
     }
 
-    fn trouble(&mut self) {
-        if self.random.one_in(10) {
-            self.user_asks();
-        }
-        for who in everybody() {
-            for (link, end) in links_of(who) {
-                let present = self.links.present(link, end);
-                if end == End::Lower
-                    && let Some(connection) = present
-                    && self.random.one_in(150)
-                {
-                    let random = &mut self.random;
-                    self.links.cut((link, connection), self.now, None, random);
-                }
-            }
-            if self.random.one_in(500) {
-                self.crash(who);
-            }
-        }
-        if self.random.one_in(120) {
-            let nodes = self.runtimes.values_mut();
-            let which = usize::try_from(self.random.below(4)).unwrap();
-            for runtime in nodes.skip(which).take(1) {
-                let ended = runtime.exit_one(self.now, &mut self.random);
-                self.ended.extend(ended);
-            }
-        }
-        if self.random.one_in(600) {
-            self.lose_node();
-        }
-    }
-
-    /// A user has other numbers of a service run, removes all of them or the service itself, and
-    /// applies the application again, which brings back what was removed and leaves the rest alone.
-    fn user_asks(&mut self) {
-        let at = usize::try_from(self.random.below(3)).unwrap();
-        let name = SERVICES[at].0;
-        let Machine::Root(root) = &self.processes[&Who::Root].machine else {
-            return;
-        };
-        let mut services = root.services();
-        let found = services.find(|it| it.spec.name == service(name));
-        let found = found.map(|it| it.id.clone());
-        drop(services);
-        let Some(id) = found else {
-            self.command(Command::Apply(draft(), organisation()));
-            return;
-        };
-        let to = u32::try_from(self.random.below(MOST + 1)).unwrap();
-        let (command, to) = match self.random.below(12) {
-            0 => (Command::Undeploy(id, None), 0),
-            1 => (Command::DeleteService(id), 0),
-            _ => (Command::Scale(id, to), to),
-        };
-        if let Some(number) = self.command(command) {
-            self.asked.entry(name).or_default().push((number, to));
-        }
-    }
-
-    /// Asks root for something, if it is there.
-    fn command(&mut self, command: Command) -> Option<u64> {
-        let root = self.processes.get_mut(&Who::Root)?;
-        if root.down.is_some() {
-            return None;
-        }
-        self.commands += 1;
-        let input = Input::Command(self.commands, command);
-        root.inbox.push_back((input, None));
-        Some(self.commands)
-    }
-
-    /// The user is told that something is done, and what was asked for before is past; or that nothing
-    /// was done.
-    pub(super) fn answer(&mut self, number: u64, done: bool) {
-        self.note(|| format!("{number} {done}"));
-        for asked in self.asked.values_mut() {
-            if asked.iter().any(|(it, _)| *it == number) {
-                asked.retain(|(it, _)| if done { *it >= number } else { *it != number });
-            }
-        }
-    }
-
-    /// A node loses its disk, and may be another machine altogether.
-    fn lose_node(&mut self) {
-        let site = usize::try_from(self.random.below(2)).unwrap();
-        let at = usize::try_from(self.random.below(2)).unwrap();
-        self.crash(Who::Worker(site, at));
-        if let Some(process) = self.processes.get_mut(&Who::Worker(site, at)) {
-            process.disk = Disk::default();
-        }
-        if self.random.one_in(2)
-            && let Some(runtime) = self.runtimes.get_mut(&(site, at))
-        {
-            runtime.replace();
-        }
-    }
-
-    /// A process dies; in chaos it may take a while until it is started again.
-    fn crash(&mut self, who: Who) {
-        self.crashes += 1;
-        let away = match self.random.below(4) {
-            0 | 1 => Duration::ZERO,
-            2 => millis(&mut self.random, 2_000),
-            _ => millis(&mut self.random, 9_000),
-        };
-        let until = self.now + away;
-        if let Some(process) = self.processes.get_mut(&who) {
-            process.die(until);
-        }
-        self.links.end_all_of(who, self.now, &mut self.random);
-        if let Who::Worker(site, at) = who
-            && let Some(runtime) = self.runtimes.get_mut(&(site, at))
-        {
-            runtime.worker_died();
-        }
-    }
-
-    fn start_again(&mut self) {
-        for who in everybody() {
-            let now = self.at();
-            let Some(process) = self.processes.get_mut(&who) else {
-                continue;
-            };
-            if process.down.is_none_or(|until| until > now.elapsed) {
-                continue;
-            }
-            let effects = process.start(now);
-            if let (Who::Worker(site, at), Machine::Worker(worker)) = (who, &process.machine) {
-                let known = worker.instances().map(|it| it.instance.clone());
-                let ordered = effects.iter().filter_map(|(effect, _)| ordered(effect));
-                let wanted: BTreeSet<_> = known.chain(ordered).collect();
-                if let Some(runtime) = self.runtimes.get_mut(&(site, at)) {
-                    runtime.readopt(&wanted, self.now, &mut self.random);
-                }
-            }
-            self.carry_out(who, effects);
-            self.begin_session(who);
-        }
-    }
-
-    /// The netmanager of a cluster connects to it.
-    fn begin_session(&mut self, who: Who) {
-        if let Who::Cluster(_) = who {
-            for input in session() {
-                self.tell(who, Input::Cluster(input), None);
-            }
-        }
-    }
-
-    fn is_up(&self, who: Who) -> bool {
+    pub(super) fn is_up(&self, who: Who) -> bool {
         self.processes[&who].down.is_none()
     }
 
-    fn tell(&mut self, who: Who, input: Input, news: Option<News>) {
+    pub(super) fn tell(&mut self, who: Who, input: Input, news: Option<News>) {
         if let Some(process) = self.processes.get_mut(&who)
             && process.down.is_none()
         {
             process.inbox.push_back((input, news));
         }
-    }
-
-    fn notice(&mut self) {
-        for (link, connection) in self.links.take_doomed(self.now) {
-            let random = &mut self.random;
-            self.links.cut((link, connection), self.now, None, random);
-        }
-        for (link, end) in self.links.take_noticed(self.now) {
-            let input = match (link, end) {
-                (Link::Cluster(site), End::Upper) => {
-                    Input::Root(root::Input::ClusterDisconnected(label(CLUSTERS[site])))
-                }
-                (Link::Cluster(_), End::Lower) => Input::Cluster(cluster::Input::RootDisconnected),
-                (Link::Worker(_, at), End::Upper) => {
-                    Input::Cluster(cluster::Input::WorkerDisconnected(label(NODES[at])))
-                }
-                (Link::Worker(..), End::Lower) => Input::Worker(worker::Input::Disconnected),
-            };
-            let news = News {
-                link,
-                end,
-                connection: None,
-            };
-            self.tell(link.who(end), input, Some(news));
-        }
-    }
-
-    fn dial(&mut self) {
-        for who in everybody() {
-            for (link, end) in links_of(who) {
-                let there = self.links.present(link, end).is_some();
-                let up = self.is_up(who) && self.is_up(link.who(End::Upper));
-                if end == End::Upper || there || !up || (self.chaos && !self.random.one_in(5)) {
-                    continue;
-                }
-                let connection = self.links.dial(link);
-                if self.chaos && self.random.one_in(3) {
-                    let at = self.now + millis(&mut self.random, 1_200);
-                    self.links.doom(at, link, connection);
-                }
-                self.connected((link, end), connection);
-            }
-        }
-    }
-
-    /// An end has a new connection.
-    fn connected(&mut self, (link, end): (Link, End), connection: u64) {
-        let input = match (link, end) {
-            (Link::Cluster(site), End::Upper) => {
-                Input::Root(root::Input::ClusterConnected(label(CLUSTERS[site])))
-            }
-            (Link::Cluster(_), End::Lower) => Input::Cluster(cluster::Input::RootConnected),
-            (Link::Worker(_, at), End::Upper) => {
-                let key = [u8::try_from(at).unwrap(); 32];
-                Input::Cluster(cluster::Input::WorkerConnected(label(NODES[at]), key))
-            }
-            (Link::Worker(..), End::Lower) => Input::Worker(worker::Input::Connected),
-        };
-        let news = News {
-            link,
-            end,
-            connection: Some(connection),
-        };
-        self.tell(link.who(end), input, Some(news));
-    }
-
-    fn arrive(&mut self, it: Flying) {
-        self.note(|| format!("{it:?}"));
-        let (hears, new) = self.links.hears(&it);
-        if new {
-            self.connected((it.link, it.to), it.connection);
-        }
-        if !hears {
-            return;
-        }
-        let input = match (it.link, it.said) {
-            (Link::Cluster(site), Said::ClusterToRoot(message)) => {
-                Input::Root(root::Input::Cluster(label(CLUSTERS[site]), message))
-            }
-            (Link::Cluster(_), Said::RootToCluster(message)) => {
-                Input::Cluster(cluster::Input::Root(message))
-            }
-            (Link::Worker(_, at), Said::WorkerToCluster(message)) => {
-                Input::Cluster(cluster::Input::Worker(label(NODES[at]), message))
-            }
-            (Link::Worker(..), Said::ClusterToWorker(message)) => {
-                Input::Worker(worker::Input::Message(message))
-            }
-            (link, said) => {
-                return self.disbelieve(format!("{said:?} on the link of {link:?}"));
-            }
-        };
-        self.tell(it.link.who(it.to), input, None);
     }
 
     fn run_instances(&mut self) {
@@ -534,23 +282,5 @@ impl World {
             return self.crash(who);
         }
         self.carry_out(who, effects);
-    }
-}
-
-/// The instance that a new worker orders something for.
-fn ordered(effect: &Effect) -> Option<InstanceId> {
-    match effect {
-        Effect::Worker(
-            worker::Effect::Start { instance, .. } | worker::Effect::Stop { instance, .. },
-        ) => Some(instance.clone()),
-        Effect::Worker(
-            worker::Effect::Await { .. }
-            | worker::Effect::Send(_)
-            | worker::Effect::ReadLogs { .. }
-            | worker::Effect::Incompatible { .. },
-        )
-        | Effect::Root(_)
-        | Effect::Answer(..)
-        | Effect::Cluster(_) => None,
     }
 }
