@@ -72,6 +72,9 @@ pub enum DeskError {
         /// The name.
         name: Label,
     },
+    /// The token is good, and whoever has it cannot be let in.
+    #[error("{0:#}")]
+    Refused(anyhow::Error),
     /// The book cannot be kept.
     #[error("cannot keep the book of join tokens: {0:#}")]
     Disk(anyhow::Error),
@@ -127,19 +130,24 @@ impl JoinDesk {
         Ok((id, text))
     }
 
-    /// Takes one use of a token for a name; the same key may ask again for the name that it has, in
-    /// case the answer was lost, and that takes nothing.
+    /// Takes one use of a token for a name, and lets it in by `admit`; if that fails, nothing is taken.
+    /// The same key may ask again for the name that it has, in case the answer was lost, and that
+    /// takes nothing either.
     ///
     /// # Errors
-    /// There is no key to certify, the token is not good, the name is another's, or the book cannot
-    /// be kept.
-    pub fn redeem(&self, request: &JoinRequest) -> Result<(), DeskError> {
+    /// There is no key to certify, the token is not good, the name is another's, it is not let in, or
+    /// the book cannot be kept.
+    pub fn redeem<T>(
+        &self,
+        request: &JoinRequest,
+        admit: impl FnOnce() -> anyhow::Result<T>,
+    ) -> Result<T, DeskError> {
         // Before anything is taken: no certificate could be issued afterwards.
         key_hash(&request.csr)?;
         let member = format!("{}/{}", request.role, request.name);
         self.change(|desk| {
             match desk.members.get(&member) {
-                Some(key) if *key == request.csr => return Ok(()),
+                Some(key) if *key == request.csr => return admit().map_err(DeskError::Refused),
                 Some(_) => {
                     return Err(DeskError::Taken {
                         role: request.role,
@@ -154,7 +162,7 @@ impl JoinDesk {
                 return Err(JoinFault::Unknown.into());
             }
             desk.members.insert(member, request.csr.clone());
-            Ok(())
+            admit().map_err(DeskError::Refused)
         })
     }
 

@@ -298,13 +298,13 @@ fn whoever_was_revoked_since_it_connected_gets_none() {
     let token: JoinToken = token.parse().unwrap();
     let key = new_key().unwrap();
     let csr = request(&key).unwrap();
-    desk.redeem(&JoinRequest {
+    let wanted = JoinRequest {
         secret: token.secret,
         role: JoinRole::Worker,
         name: label("a1"),
         csr: csr.clone(),
-    })
-    .unwrap();
+    };
+    desk.redeem(&wanted, || Ok(())).unwrap();
     let peer = Peer {
         identity: Identity::Node(NodeId::new(label("munich"), label("a1"))),
         spki_sha256: weald_trust::pki::key_hash(&csr).unwrap(),

@@ -154,6 +154,6 @@ fn refused(error: &DeskError) -> ApiError {
         | DeskError::Request(_)
         | DeskError::Taken { .. }
         | DeskError::Stranger { .. } => ApiError::unprocessable(error.to_string()),
-        DeskError::Disk(_) => ApiError::internal(error),
+        DeskError::Refused(_) | DeskError::Disk(_) => ApiError::internal(error),
     }
 }

@@ -40,6 +40,12 @@ fn request(secret: JoinSecret, name: &str, csr: &[u8]) -> JoinRequest {
     }
 }
 
+/// There is nothing else in the way.
+#[expect(clippy::unnecessary_wraps, reason = "it stands for what may fail")]
+fn freely() -> anyhow::Result<()> {
+    Ok(())
+}
+
 #[test]
 fn one_of_a_thousand_gets_the_one_use() {
     let folder = tempfile::tempdir().unwrap();
@@ -53,7 +59,7 @@ fn one_of_a_thousand_gets_the_one_use() {
             let wanted = request(secret, &format!("n{number}"), &csr);
             std::thread::spawn(move || {
                 start.wait();
-                desk.redeem(&wanted).is_ok()
+                desk.redeem(&wanted, freely).is_ok()
             })
         })
         .collect();
@@ -63,7 +69,7 @@ fn one_of_a_thousand_gets_the_one_use() {
     // And it stays so after a restart.
     let desk = JoinDesk::open(folder.path()).unwrap();
     let refused = desk
-        .redeem(&request(secret, "late", &new_csr()))
+        .redeem(&request(secret, "late", &new_csr()), freely)
         .unwrap_err();
     assert!(matches!(
         refused,
@@ -78,17 +84,36 @@ fn a_name_is_given_to_one_key_only() {
     let desk = JoinDesk::open(folder.path()).unwrap();
     let secret = issue(&desk, 5);
     let (own, other) = (new_csr(), new_csr());
-    desk.redeem(&request(secret, "a1", &own)).unwrap();
-    desk.redeem(&request(secret, "a1", &own)).unwrap();
+    desk.redeem(&request(secret, "a1", &own), freely).unwrap();
+    desk.redeem(&request(secret, "a1", &own), freely).unwrap();
     assert_eq!(desk.list()[0].used, 1);
-    let refused = desk.redeem(&request(secret, "a1", &other)).unwrap_err();
+    let refused = desk
+        .redeem(&request(secret, "a1", &other), freely)
+        .unwrap_err();
     assert_eq!(
         refused.to_string(),
         "worker a1 has joined already with another key; choose another name, or remove it first"
     );
     assert_eq!(desk.list()[0].used, 1);
     desk.forget(JoinRole::Worker, &label("a1")).unwrap();
-    desk.redeem(&request(secret, "a1", &other)).unwrap();
+    desk.redeem(&request(secret, "a1", &other), freely).unwrap();
+}
+
+/// As a cluster that was removed and asks again with the key that was revoked with it: another key
+/// may have the name, and the use.
+#[test]
+fn who_is_not_let_in_takes_neither_a_use_nor_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let desk = JoinDesk::open(folder.path()).unwrap();
+    let secret = issue(&desk, 1);
+    let refused = desk.redeem(&request(secret, "a1", &new_csr()), || {
+        anyhow::bail!("its key is revoked") as anyhow::Result<()>
+    });
+    assert_eq!(refused.unwrap_err().to_string(), "its key is revoked");
+    assert_eq!(desk.list()[0].used, 0);
+    desk.redeem(&request(secret, "a1", &new_csr()), freely)
+        .unwrap();
+    assert_eq!(desk.list()[0].used, 1);
 }
 
 /// Whoever listens everywhere has to say where others dial.
@@ -119,7 +144,9 @@ fn what_is_revoked_lets_nobody_in() {
     let desk = JoinDesk::open(folder.path()).unwrap();
     let secret = issue(&desk, 5);
     desk.revoke(desk.list()[0].id).unwrap();
-    let refused = desk.redeem(&request(secret, "a1", &new_csr())).unwrap_err();
+    let refused = desk
+        .redeem(&request(secret, "a1", &new_csr()), freely)
+        .unwrap_err();
     assert!(matches!(refused, DeskError::Fault(JoinFault::Unknown)));
     fs::write(folder.path().join("join.json"), "{").unwrap();
     let error = JoinDesk::open(folder.path()).unwrap_err().to_string();

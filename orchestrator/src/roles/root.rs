@@ -213,15 +213,17 @@ fn admit(
         "only clusters join at root; a {} joins at its cluster",
         request.role
     );
-    desk.redeem(request)?;
-    let issued = authority.cluster_for(&request.name, &request.csr, SystemTime::now())?;
-    let command = Command::AddCluster {
-        name: request.name.clone(),
-        key: issued.public_key()?,
-        organisations: None,
-        owner: owner.clone(),
-    };
-    runtime.block_on(root.command(command, Scope::All))?;
+    let issued = desk.redeem(request, || {
+        let issued = authority.cluster_for(&request.name, &request.csr, SystemTime::now())?;
+        let command = Command::AddCluster {
+            name: request.name.clone(),
+            key: issued.public_key()?,
+            organisations: None,
+            owner: owner.clone(),
+        };
+        runtime.block_on(root.command(command, Scope::All))?;
+        Ok(issued)
+    })?;
     Ok(JoinResponse::Admitted {
         chain: vec![issued.der.to_vec()],
         ca: authority.trust().certificate().to_vec(),

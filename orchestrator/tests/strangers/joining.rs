@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use orchestrator::link;
+use orchestrator_core::root::{Command, Scope};
 use quinn::Endpoint;
 use weald_proto::codec::Message as _;
 use weald_proto::join::{JoinRequest, JoinResponse, JoinRole};
@@ -148,6 +149,44 @@ async fn join_ports_refuse_what_proves_no_key_and_take_no_token_for_it() {
         let admitted = matches!(answer, JoinResponse::Admitted { .. });
         assert!(admitted, "{answer:?}");
     }
+}
+
+/// Its name is free again, and the key that it had is revoked: with another one it joins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_cluster_joins_again_with_another_key_only() {
+    let site = Site::start().await;
+    let paris = label("paris");
+    let token = || -> JoinToken {
+        site.root
+            .invite(paris.clone(), ONCE)
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    let ask =
+        |token: &JoinToken, csr: &[u8]| asked(token, JoinRole::Cluster, "paris", csr.to_vec());
+    let (port, csr) = (&site.root.joining, request(&new_key().unwrap()).unwrap());
+    let first = token();
+    let answer = say(port, &first, &ask(&first, &csr)).await;
+    assert!(
+        matches!(answer, JoinResponse::Admitted { .. }),
+        "{answer:?}"
+    );
+    let remove = Command::RemoveCluster(paris.clone());
+    site.root.handle.command(remove, Scope::All).await.unwrap();
+    site.root.desk.forget(JoinRole::Cluster, &paris).unwrap();
+
+    let second = token();
+    let before = site.shown().await;
+    let told = refused(port, &second, &ask(&second, &csr), "a revoked key").await;
+    let why = "the key of cluster paris is revoked";
+    must_change_nothing(&site, &before, &told, ("a revoked key", why)).await;
+    let other = request(&new_key().unwrap()).unwrap();
+    let answer = say(port, &second, &ask(&second, &other)).await;
+    assert!(
+        matches!(answer, JoinResponse::Admitted { .. }),
+        "{answer:?}"
+    );
 }
 
 /// What is said to redeem a token.
