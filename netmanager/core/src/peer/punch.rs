@@ -77,6 +77,9 @@ pub const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(500);
 const OPENING_PROBES: usize = 2;
 /// Ports above the last observed one that are tried if the peer's NAT counts them up.
 pub const PREDICTED_PORTS: u16 = 20;
+/// Ports below it that are: a node that has moved asks its former ways, and so this node, before any
+/// observer says where it is now.
+pub const PASSED_PORTS: u16 = 6;
 /// Lists of the peer that make attempts begin anew: as many as an honest one says at once. Later
 /// ones are taken as they come, and tried when the next round is due.
 const HEARD_LISTS: Rate = Rate::every(Duration::from_secs(30), 6);
@@ -424,7 +427,15 @@ impl Punch {
             && theirs.mapping == NatMapping::Sequential
             && let Some(base) = base
         {
-            for port in (1..=PREDICTED_PORTS).filter_map(|step| base.port().checked_add(step)) {
+            let base_port = base.port();
+            let passed = base_port.saturating_sub(PASSED_PORTS).max(1)..base_port;
+            let ahead = (1..=PREDICTED_PORTS).filter_map(|step| base_port.checked_add(step));
+            let targets = &theirs.targets;
+            let is_target = |port: &u16| {
+                let address = SocketAddr::new(base.ip(), *port);
+                targets.iter().any(|one| one.candidate.address == address)
+            };
+            for port in passed.filter(|port| !is_target(port)).chain(ahead) {
                 self.events.push_back(PunchEvent::Probe {
                     to: SocketAddr::new(base.ip(), port),
                     short_lived,

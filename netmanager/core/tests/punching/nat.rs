@@ -51,6 +51,8 @@ pub(crate) struct Nat {
     flows: BTreeMap<(SocketAddr, SocketAddr), Flow>,
     ports: BTreeMap<SocketAddr, u16>,
     strangers: BTreeMap<(SocketAddr, u16), Instant>,
+    /// What a port mapping leads to (RFC 6887 and its kind), whoever sends there.
+    leads: Option<(u16, SocketAddr)>,
     next_port: u16,
     moves_ports: bool,
 }
@@ -64,6 +66,7 @@ impl Nat {
             flows: BTreeMap::new(),
             ports: BTreeMap::new(),
             strangers: BTreeMap::new(),
+            leads: None,
             next_port: 20_000,
             moves_ports: false,
         }
@@ -73,12 +76,24 @@ impl Nat {
         self.ip
     }
 
-    /// Forgets everything, as a router that restarts, and gives out other ports from now on.
+    /// Leads a port to somebody inside; returns where that is from outside.
+    pub(crate) fn lead(&mut self, port: u16, inside: SocketAddr) -> SocketAddr {
+        self.leads = Some((port, inside));
+        SocketAddr::new(self.ip, port)
+    }
+
+    /// Forgets everything but a port mapping, as a router that restarts, and gives out other ports from
+    /// now on.
     pub(crate) fn forget(&mut self) {
-        self.flows.clear();
+        self.forget_flows();
         self.ports.clear();
-        self.strangers.clear();
         self.moves_ports = true;
+    }
+
+    /// Forgets whom it lets in, as a firewall that restarts.
+    pub(crate) fn forget_flows(&mut self) {
+        self.flows.clear();
+        self.strangers.clear();
     }
 
     /// Translates a packet on its way out; returns its source from now on.
@@ -123,6 +138,15 @@ impl Nat {
             flow.answered |= *to == from;
             return Some(*inside);
         }
+        if let Some((_, inside)) = self.leads.filter(|(led, _)| *led == port) {
+            // Answers come from there too, unless something was sent to the same address before.
+            self.flows.entry((inside, from)).or_insert(Flow {
+                port,
+                used: now,
+                answered: true,
+            });
+            return Some(inside);
+        }
         if self.kind.remembers_strangers {
             self.strangers
                 .insert((from, port), now + UNANSWERED_LIFETIME);
@@ -160,7 +184,9 @@ impl Nat {
             .flows
             .iter()
             .any(|((other, _), flow)| flow.port == port && *other != inside);
-        by_other || self.strangers.contains_key(&(to, port))
+        by_other
+            || self.leads.is_some_and(|(led, _)| led == port)
+            || self.strangers.contains_key(&(to, port))
     }
 
     fn expire(&mut self, now: Instant) {

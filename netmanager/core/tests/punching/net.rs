@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use netmanager_core::peer::candidates::{Interface, Surroundings};
@@ -11,11 +11,15 @@ use netmanager_core::peer::punch::{From, Punch, PunchEvent, PunchLimits, SPRAY_P
 use weald_proto::addr::Pools;
 use weald_proto::session::PeerToPeer;
 
-use crate::nat::Nat;
+use crate::nat::{Filtering, Kind, Mapping, Nat};
 use crate::random::Random;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Site};
 
 const PORT: u16 = 10_260;
+/// The port that routers lead to a node that asks them to.
+const LED_PORT: u16 = 50_000;
+/// The ports of the relay that say where packets come from.
+const OBSERVERS: [u16; 2] = [10_250, 10_251];
 /// The first port of the sockets that a spray opens.
 const EXTRA_PORT: u16 = 40_000;
 const RELAY: Path = Path::Relay {
@@ -25,12 +29,27 @@ const RELAY: Path = Path::Relay {
 /// What one node may send in all attempts of a case: some rounds and one search.
 const MAX_PUNCH_PROBES: u64 = SPRAY_PROBES as u64 + 3000;
 
+/// Where a node is.
+#[derive(Debug)]
+struct Spot {
+    inside: IpAddr,
+    nats: Vec<Nat>,
+    maps_ports: bool,
+    v6: Option<V6>,
+    blocks_udp: bool,
+}
+
+/// An address that is seen as it is, behind a firewall or not.
+#[derive(Debug)]
+struct V6 {
+    ip: IpAddr,
+    firewall: Option<Nat>,
+}
+
 /// One node.
 #[derive(Debug)]
 struct Node {
-    inside: IpAddr,
-    nats: Vec<Nat>,
-    blocks_udp: bool,
+    spot: Spot,
     surroundings: Surroundings,
     paths: Paths,
     punch: Punch,
@@ -47,6 +66,7 @@ struct Node {
 enum Event {
     /// A probe that has passed its sender's NATs.
     Direct {
+        by: usize,
         from: SocketAddr,
         to: SocketAddr,
         reply: bool,
@@ -60,6 +80,15 @@ enum Event {
     Said {
         to: usize,
         message: usize,
+    },
+    /// A node is told of its own interfaces.
+    Interfaces {
+        of: usize,
+    },
+    /// An observer has answered a node.
+    Observed {
+        of: usize,
+        observer: u16,
     },
 }
 
@@ -99,9 +128,15 @@ impl Net {
             messages: Vec::new(),
             trace: Vec::new(),
         };
-        for which in [0, 1] {
-            net.observe(which);
-            net.drive(which);
+        for (of, late) in scenario.late.into_iter().enumerate() {
+            if late.is_zero() {
+                net.handle(Event::Interfaces { of });
+            } else {
+                // The session begins all the same.
+                net.set_local(of);
+                net.schedule_at(now + late, Event::Interfaces { of });
+            }
+            net.drive(of);
         }
         net
     }
@@ -129,12 +164,43 @@ impl Net {
 
     /// The second node's routers restart.
     pub(crate) fn forget_mappings(&mut self) {
-        for nat in &mut self.nodes[1].nats {
+        let spot = &mut self.nodes[1].spot;
+        for nat in &mut spot.nats {
             nat.forget();
         }
+        if let Some(firewall) = spot.v6.as_mut().and_then(|v6| v6.firewall.as_mut()) {
+            firewall.forget_flows();
+        }
         // Its relay sees the new mapping with the next packet and says so.
-        self.observe(1);
+        for observer in OBSERVERS {
+            self.handle(Event::Observed { of: 1, observer });
+        }
         self.drive(1);
+    }
+
+    /// The second node is in the second site from now on, and does what the driver does then.
+    pub(crate) fn move_to(&mut self, [first, second]: &[Site; 2]) {
+        self.together = false;
+        let [node, moved] = &mut self.nodes;
+        node.spot.blocks_udp = first.blocks_udp;
+        let node = moved;
+        node.spot = Spot::new(second, 2, 9);
+        node.extra.clear();
+        node.towards.clear();
+        node.surroundings.set_mapped(Vec::new());
+        node.surroundings.set_interfaces(node.spot.interfaces());
+        for observer in OBSERVERS {
+            node.surroundings.ask(observed_at(observer), self.now);
+        }
+        node.paths.probe_all(self.now);
+        self.set_local(1);
+        for observer in OBSERVERS {
+            self.schedule(self.relay_delay * 2, Event::Observed { of: 1, observer });
+        }
+        self.drive(1);
+        for node in &mut self.nodes {
+            node.probes = 0;
+        }
     }
 
     /// What holds in every case.
@@ -164,10 +230,10 @@ impl Net {
 
     /// The next event or timer, if it comes before `end`.
     fn step(&mut self, end: Instant) -> bool {
-        let timers = self
-            .nodes
-            .iter()
-            .flat_map(|node| [node.paths.poll_timeout(), node.punch.poll_timeout()]);
+        let timers = self.nodes.iter().flat_map(|node| {
+            let known = node.surroundings.poll_timeout();
+            [node.paths.poll_timeout(), node.punch.poll_timeout(), known]
+        });
         let event = self.queue.peek().map(|Reverse((at, ..))| *at);
         let Some(next) = timers.flatten().chain(event).min() else {
             return false;
@@ -189,11 +255,17 @@ impl Net {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Direct {
+                by,
                 from,
                 to,
                 reply,
                 nonce,
-            } => self.arrive(from, to, reply, nonce),
+            } => {
+                // What comes back to its sender is not sealed by the peer.
+                if let Some((which, port)) = self.receiver(from, to).filter(|it| it.0 != by) {
+                    self.arrive(which, port, from, reply, nonce);
+                }
+            }
             Event::Relayed { to, reply, nonce } => {
                 let paths = &mut self.nodes[to].paths;
                 if reply {
@@ -208,14 +280,26 @@ impl Net {
                 node.punch
                     .handle_message(message, &node.surroundings, &Pools::default(), self.now);
             }
+            Event::Interfaces { of } => {
+                let node = &mut self.nodes[of];
+                node.surroundings.set_interfaces(node.spot.interfaces());
+                for observer in OBSERVERS {
+                    self.observe(of, observer);
+                }
+                self.set_local(of);
+            }
+            Event::Observed { of, observer } => {
+                self.observe(of, observer);
+                // While others have yet to say the same, it looks like another kind of NAT.
+                if self.nodes[of].surroundings.is_settled() {
+                    self.set_local(of);
+                }
+            }
         }
     }
 
-    /// A probe comes to an address: through NATs to a node, which does what the driver does.
-    fn arrive(&mut self, from: SocketAddr, to: SocketAddr, reply: bool, nonce: u64) {
-        let Some((which, port)) = self.receiver(from, to) else {
-            return;
-        };
+    /// A probe has come to a socket of a node, which does what the driver does.
+    fn arrive(&mut self, which: usize, port: u16, from: SocketAddr, reply: bool, nonce: u64) {
         let node = &mut self.nodes[which];
         let extra = port.checked_sub(EXTRA_PORT);
         match extra {
@@ -236,17 +320,29 @@ impl Net {
 
     fn receiver(&mut self, from: SocketAddr, to: SocketAddr) -> Option<(usize, u16)> {
         for (which, node) in self.nodes.iter_mut().enumerate() {
-            if node.inside == to.ip() {
+            let spot = &mut node.spot;
+            if spot.inside == to.ip() {
                 // Private addresses lead nowhere from outside.
-                let is_public = node.nats.is_empty();
+                let is_public = spot.nats.is_empty() && !spot.blocks_udp;
                 return (is_public || self.together).then_some((which, to.port()));
             }
-            if node.nats.last().is_some_and(|nat| nat.ip() == to.ip()) {
+            if let Some(v6) = spot.v6.as_mut().filter(|v6| v6.ip == to.ip()) {
+                return match &mut v6.firewall {
+                    _ if self.together => Some((which, to.port())),
+                    _ if spot.blocks_udp => None,
+                    None => Some((which, to.port())),
+                    Some(firewall) => {
+                        let at = firewall.inbound(from, to.port(), self.now)?;
+                        Some((which, at.port()))
+                    }
+                };
+            }
+            if spot.nats.last().is_some_and(|nat| nat.ip() == to.ip()) {
                 let mut at = to;
-                for nat in node.nats.iter_mut().rev() {
+                for nat in spot.nats.iter_mut().rev() {
                     at = nat.inbound(from, at.port(), self.now)?;
                 }
-                return (at.ip() == node.inside).then_some((which, at.port()));
+                return (at.ip() == spot.inside).then_some((which, at.port()));
             }
         }
         None
@@ -267,15 +363,25 @@ impl Net {
         reply: bool,
         nonce: u64,
     ) {
-        let node = &mut self.nodes[which];
-        let mut from = SocketAddr::new(node.inside, port);
-        let on_link = self.together && to.ip() == self.nodes[1 - which].inside;
-        let node = &mut self.nodes[which];
+        let on_link = self.together && self.nodes[1 - which].spot.has(to.ip());
+        let spot = &mut self.nodes[which].spot;
+        let own = match (to.ip(), &spot.v6) {
+            (IpAddr::V4(_), _) => spot.inside,
+            (IpAddr::V6(_), Some(v6)) => v6.ip,
+            (IpAddr::V6(_), None) => return,
+        };
+        let mut from = SocketAddr::new(own, port);
         if !on_link {
-            if node.blocks_udp {
+            if spot.blocks_udp {
                 return;
             }
-            for nat in &mut node.nats {
+            let firewall = spot.v6.as_mut().and_then(|v6| v6.firewall.as_mut());
+            let (nats, firewall) = if to.is_ipv4() {
+                (spot.nats.as_mut_slice(), None)
+            } else {
+                (&mut [][..], firewall)
+            };
+            for nat in nats.iter_mut().chain(firewall) {
                 from = nat.outbound(from, to, &mut self.random, self.now);
             }
             if short_lived {
@@ -284,6 +390,7 @@ impl Net {
         }
         if !self.random.percent(self.loss_percent) {
             let event = Event::Direct {
+                by: which,
                 from,
                 to,
                 reply,
@@ -301,6 +408,10 @@ impl Net {
 
     fn schedule(&mut self, delay: Duration, event: Event) {
         let at = self.now + delay + self.random.millis(0, self.jitter_ms);
+        self.schedule_at(at, event);
+    }
+
+    fn schedule_at(&mut self, at: Instant, event: Event) {
         self.sequence += 1;
         self.queue.push(Reverse((at, self.sequence, event)));
     }
@@ -318,33 +429,42 @@ impl Net {
         let at = at.max(self.nodes[to].last_message);
         self.nodes[to].last_message = at;
         self.messages.push(message);
-        self.sequence += 1;
-        let event = Event::Said {
-            to,
-            message: self.messages.len() - 1,
-        };
-        self.queue.push(Reverse((at, self.sequence, event)));
+        let message = self.messages.len() - 1;
+        self.schedule_at(at, Event::Said { to, message });
     }
 
-    /// Two observers say what they see of a node; where UDP is blocked they see nothing.
-    fn observe(&mut self, which: usize) {
+    /// An observer says what it sees of a node, and its gateway what it leads there; where UDP is
+    /// blocked nobody says anything.
+    fn observe(&mut self, which: usize, observer: u16) {
         let node = &mut self.nodes[which];
-        if !node.blocks_udp {
-            for observer in [10_250, 10_251] {
-                let observer = SocketAddr::from(([198, 51, 100, 1], observer));
-                let mut seen = SocketAddr::new(node.inside, PORT);
-                for nat in &mut node.nats {
-                    seen = nat.outbound(seen, observer, &mut self.random, self.now);
-                }
-                node.surroundings.observe(observer, seen);
-            }
+        if node.spot.blocks_udp {
+            return;
         }
+        let observer = observed_at(observer);
+        let inside = SocketAddr::new(node.spot.inside, PORT);
+        let mut seen = inside;
+        for nat in &mut node.spot.nats {
+            seen = nat.outbound(seen, observer, &mut self.random, self.now);
+        }
+        node.surroundings.observe(observer, seen);
+        let gateway = node.spot.nats.last_mut().filter(|_| node.spot.maps_ports);
+        if let Some(gateway) = gateway {
+            let outside = gateway.lead(LED_PORT, inside);
+            node.surroundings.set_mapped(vec![outside]);
+        }
+    }
+
+    fn set_local(&mut self, which: usize) {
+        let node = &mut self.nodes[which];
         node.punch
             .set_local(&node.surroundings, &Pools::default(), self.now);
     }
 
     /// Does what a node's machines want.
     fn drive(&mut self, which: usize) {
+        if self.nodes[which].surroundings.handle_timeout(self.now) {
+            self.set_local(which);
+        }
         let node = &mut self.nodes[which];
         if node.paths.poll_timeout().is_some_and(|at| at <= self.now) {
             node.paths.handle_timeout(self.now);
@@ -391,16 +511,14 @@ impl Net {
     }
 }
 
-impl Node {
-    fn new(which: usize, scenario: &Scenario, now: Instant) -> Self {
-        let site = &scenario.sites[if scenario.together { 0 } else { which }];
-        let host = u8::try_from(which).unwrap();
+impl Spot {
+    /// A host of a site in a place, both of which have numbers.
+    fn new(site: &Site, host: u8, place: u8) -> Self {
         let inside = if site.nats.is_empty() {
             Ipv4Addr::new(192, 0, 2, 1 + host)
         } else {
-            Ipv4Addr::new(192, 168, 1, 7 + host)
+            Ipv4Addr::new(192, 168, 1 + place / 2, 7 + host)
         };
-        let place = if scenario.together { 0 } else { host };
         let count = site.nats.len();
         let nats = site.nats.iter().enumerate().map(|(nth, kind)| {
             let ip = if nth + 1 == count {
@@ -408,20 +526,61 @@ impl Node {
             } else {
                 Ipv4Addr::new(100, 64, 0, 1 + place)
             };
-            Nat::new(*kind, ip.into(), scenario.lifetime)
+            Nat::new(*kind, ip.into(), site.lifetime)
         });
-        let mut surroundings = Surroundings::default();
-        surroundings.set_interfaces([Interface {
-            address: SocketAddr::new(inside.into(), PORT),
-            prefix_len: 24,
-        }]);
-        let mut paths = Paths::new(which as u64);
-        paths.handle_handshake(RELAY, now);
+        let v6 = site.v6.map(|firewalled| {
+            let ip = Ipv6Addr::new(0x2001, 0xdb8, place.into(), 0, 0, 0, 0, 7 + u16::from(host));
+            let kind = Kind {
+                mapping: Mapping::Independent,
+                filtering: Filtering::AddressAndPort,
+                remembers_strangers: false,
+            };
+            let ip = IpAddr::from(ip);
+            V6 {
+                ip,
+                firewall: firewalled.then(|| Nat::new(kind, ip, site.lifetime)),
+            }
+        });
         Self {
             inside: inside.into(),
             nats: nats.collect(),
-            blocks_udp: site.blocks_udp && !scenario.together,
-            surroundings,
+            maps_ports: site.maps_ports,
+            v6,
+            blocks_udp: site.blocks_udp,
+        }
+    }
+
+    fn interfaces(&self) -> Vec<Interface> {
+        let v6 = self.v6.as_ref().map(|v6| (v6.ip, 64));
+        let all = [(self.inside, 24)].into_iter().chain(v6);
+        all.map(|(ip, prefix_len)| Interface {
+            address: SocketAddr::new(ip, PORT),
+            prefix_len,
+        })
+        .collect()
+    }
+
+    fn has(&self, ip: IpAddr) -> bool {
+        self.inside == ip || self.v6.as_ref().is_some_and(|v6| v6.ip == ip)
+    }
+}
+
+fn observed_at(observer: u16) -> SocketAddr {
+    SocketAddr::from(([198, 51, 100, 1], observer))
+}
+
+impl Node {
+    fn new(which: usize, scenario: &Scenario, now: Instant) -> Self {
+        let site = &scenario.sites[if scenario.together { 0 } else { which }];
+        let host = u8::try_from(which).unwrap();
+        let place = if scenario.together { 0 } else { host };
+        let mut spot = Spot::new(site, host, place);
+        spot.blocks_udp &= !scenario.together;
+        let mut paths = Paths::new(which as u64);
+        paths.handle_handshake(RELAY, now);
+        Self {
+            spot,
+            surroundings: Surroundings::default(),
             paths,
             punch: Punch::new(
                 which == 0,

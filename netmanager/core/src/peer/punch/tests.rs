@@ -206,7 +206,7 @@ fn a_follower_whose_address_changes_makes_the_leader_start() {
 }
 
 #[test]
-fn a_sequential_nat_is_aimed_at_ahead() {
+fn a_sequential_nat_is_aimed_at_ahead_and_a_little_behind() {
     let now = start();
     let mut pair = Pair::new(
         behind_nat("192.168.1.7:10260", EASY_A),
@@ -219,12 +219,18 @@ fn a_sequential_nat_is_aimed_at_ahead() {
     );
     pair.leader.0.handle_timeout(now);
     let (by_leader, _) = pair.exchange(now);
-    for port in 20_002..=20_021 {
+    for port in (19_995..20_000).chain(20_002..=20_021) {
         let to = SocketAddr::from(([203, 0, 113, 2], port));
         // Opened first, then aimed at.
         let sent: Vec<_> = by_leader.iter().filter(|probe| probe.0 == to).collect();
         assert!(sent[0].1 && !sent[1].1, "{port}: {sent:?}");
     }
+    // What was observed is a candidate as it is, and aimed at no oftener.
+    let observed = at("203.0.113.2:20000");
+    let opened = by_leader
+        .iter()
+        .filter(|probe| probe.0 == observed && probe.1);
+    assert_eq!(opened.count(), OPENING_PROBES);
 }
 
 fn hard(limits: PunchLimits, now: Instant) -> Pair {
