@@ -92,7 +92,15 @@ fn a_peer_that_nobody_uses_costs_a_kilobit_and_then_nothing_and_is_back_at_once(
     let closed = used.elapsed();
     ensure!(closed >= TEARDOWN, "closed after {closed:?}");
     // The last words cross, and are answered with those of the other end.
-    std::thread::sleep(10 * one_way);
+    let capture = host.capture("eth1")?;
+    wait::until("the last words have come", SOON, || {
+        let before = capture.look(Captured::len);
+        std::thread::sleep(20 * one_way);
+        let now = capture.look(Captured::len);
+        ensure!(now == before, "{} more", now - before);
+        Ok(())
+    })?;
+    drop(capture);
     // Neither end dials the other one because it was told.
     let capture = host.capture("eth1")?;
     std::thread::sleep(Duration::from_secs(5));
