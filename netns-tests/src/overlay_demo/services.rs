@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{CLIENT, CLIENT_INSTANCE, Demo, STEP_TIME, WEB, expect};
 use crate::emulator::Impairment;
+use crate::wait;
 
 const FULL: &str = "shop.prod.web.prod.any.rr.local";
 const SHORT: &str = "web.prod.rr.local";
@@ -134,15 +135,20 @@ impl Demo<'_> {
         self.local()
     }
 
-    /// Fails unless `netmanager dig` says that this server is picked for being the nearest, and new
-    /// connections get it.
+    /// Fails unless `netmanager dig` says that this server is picked, and new connections get it; for
+    /// being the nearest, once all others that were near are measured anew.
     fn ensure_dig_is_right(&mut self, server: &str) -> Result<()> {
         let (name, number) = ("shop.prod.web.prod.closest.local", &server["web-".len()..]);
         for (family, option) in [("ipv4", "-4"), ("ipv6", "-6")] {
-            let pick = self.fleet.pick(CLIENT, name, family)?;
             let expected = format!("shop.prod.web.prod.{number}");
+            let pick = wait::until("dig says why it is picked", FOLLOW_TIME, || {
+                let pick = self.fleet.pick(CLIENT, name, family)?;
+                let is_told = pick.instance != expected || pick.reason == "nearest";
+                ensure!(is_told, "{pick:?}");
+                Ok(pick)
+            })?;
             ensure!(
-                pick.instance == expected && pick.reason == "nearest",
+                pick.instance == expected,
                 "{server} is the nearest, but dig says {pick:?}"
             );
             let answer = self.curl(option, &format!("http://{name}/"))?;
