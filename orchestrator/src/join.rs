@@ -1,8 +1,8 @@
 //! The desk at which others join: the book of invitations on disk, and the port.
 //!
 //! Root admits clusters there, a cluster admits workers and relays. A use of a token is on disk
-//! before a certificate is issued for it, so that a crash can waste one but never give one twice.
-//! Which certificate is issued is the role's; what a token is, weald-trust's `join`.
+//! before a certificate is handed out for it, so that a crash never gives one twice; whoever was let
+//! in and did not hear so asks again with the same key. Which certificate is issued is the role's; what a token is, weald-trust's `join`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -131,6 +131,7 @@ impl JoinDesk {
     }
 
     /// Takes one use of a token for a name, and lets it in by `admit`; if that fails, nothing is taken.
+    /// If the book cannot be kept afterwards, it is let in and has to ask again, with the same key.
     /// The same key may ask again for the name that it has, in case the answer was lost, and that
     /// takes nothing either.
     ///

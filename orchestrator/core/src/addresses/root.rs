@@ -180,14 +180,7 @@ impl RootAddresses {
         if self.blocks.get(&block) == Some(cluster) {
             return Ok(());
         }
-        if let Some(why) = self.block_fault(block, now) {
-            let cluster = cluster.to_string();
-            return Err(AddressError::Block {
-                block,
-                cluster,
-                why,
-            });
-        }
+        self.must_be_free(block, cluster, now)?;
         self.blocks.insert(block, cluster.clone());
         Ok(())
     }
@@ -225,15 +218,14 @@ impl RootAddresses {
     /// Lets a block rest that rested before a restart, for the whole time again.
     ///
     /// # Errors
-    /// It overlaps with what another has, or is in no pool.
+    /// Somebody has it, be it the same cluster, or it overlaps with what another has, or is in no pool.
     pub fn hold_block(
         &mut self,
         block: IpNetwork,
         cluster: &Label,
         now: Now,
     ) -> Result<(), AddressError> {
-        self.adopt_block(block, cluster, now)?;
-        self.blocks.remove(&block);
+        self.must_be_free(block, cluster, now)?;
         self.held_blocks.hold(block, cluster.clone(), now);
         Ok(())
     }
@@ -270,6 +262,23 @@ impl RootAddresses {
             IpAddr::V6(_) if owner.closest => IpNetwork::V6(self.plan.closest),
             IpAddr::V6(_) => IpNetwork::V6(self.plan.round_robin),
         }
+    }
+
+    fn must_be_free(
+        &self,
+        block: IpNetwork,
+        cluster: &Label,
+        now: Now,
+    ) -> Result<(), AddressError> {
+        let Some(why) = self.block_fault(block, now) else {
+            return Ok(());
+        };
+        let cluster = cluster.to_string();
+        Err(AddressError::Block {
+            block,
+            cluster,
+            why,
+        })
     }
 
     /// Why a block can be given to nobody now.

@@ -421,6 +421,9 @@ fn a_restart_takes_everything_up_and_refuses_collisions() {
     root.adopt_block(block, &label("munich"), at(0)).unwrap();
     root.adopt_block(block, &label("munich"), at(0)).unwrap();
     assert!(root.adopt_block(block, &label("vienna"), at(0)).is_err());
+    // It has it again, though it is said to rest.
+    assert!(root.hold_block(block, &label("munich"), at(0)).is_err());
+    assert_eq!(root.blocks(&label("munich")).collect::<Vec<_>>(), [block]);
     root.hold_block("10.30.0.0/26".parse().unwrap(), &label("zurich"), at(0))
         .unwrap();
     assert_eq!(root.held_blocks(at(99)).count(), 1);

@@ -170,7 +170,7 @@ impl Cluster {
             if known.node_ip.is_empty() {
                 continue;
             }
-            known.lease += 1;
+            known.lease = next_generation(known.lease, now);
             known.lease_expires = now.unix + LEASE_LIFE.as_secs();
             step.writes
                 .push(Write::put(state::NODE, node.to_string(), known)?);

@@ -20,7 +20,7 @@ use crate::record::{RecordError, Write};
 use crate::sync::Duty;
 use crate::trust;
 
-/// The generation of the next row of a node or relay: the time of the change. A count would begin anew
+/// The generation of the next row of a node or relay, or of a lease: the time of the change. A count would begin anew
 /// when a cluster is removed and joins again with an empty disk, and be older than what all others
 /// have of its former life.
 pub(super) fn next_generation(last: Generation, now: Now) -> Generation {

@@ -164,6 +164,8 @@ fn what_a_cluster_says_of_its_nodes_is_news_after_it_has_joined_again() {
     let last = |tiers: &mut Tiers| last_row(&rows(&tiers.told("munich/a")), "ulm/b");
     let before = last(&mut tiers).unwrap();
     let (name, id) = (label("ulm"), node("ulm/b"));
+    let lease = |tiers: &Tiers| tiers.clusters[&label("ulm")].lease(&label("b")).unwrap();
+    let leased = lease(&tiers);
     tiers.clusters.remove(&name);
     tiers.workers.remove(&id);
     tiers.command(Command::RemoveCluster(name.clone())).unwrap();
@@ -185,4 +187,6 @@ fn what_a_cluster_says_of_its_nodes_is_news_after_it_has_joined_again() {
     assert_eq!(tiers.host(&instance), "ulm/b");
     let after = last(&mut tiers).unwrap();
     assert!(!after.removed && after.generation > before.generation);
+    let now = lease(&tiers);
+    assert!(now.epoch > leased.epoch, "{leased:?}, then {now:?}");
 }
