@@ -2,7 +2,8 @@
 //!
 //! Root admits clusters there, a cluster admits workers and relays. A use of a token is on disk
 //! before a certificate is handed out for it, so that a crash never gives one twice; whoever was let
-//! in and did not hear so asks again with the same key. Which certificate is issued is the role's; what a token is, weald-trust's `join`.
+//! in and did not hear so asks again with the same key. Which certificate is issued is the role's;
+//! what a token is, weald-trust's `join`.
 
 use std::collections::BTreeMap;
 use std::fs;
