@@ -215,6 +215,19 @@ impl Tiers {
         }
     }
 
+    /// Root as it would be if it was started now from its disk.
+    fn restored_root(&self) -> Root {
+        let trust = Box::new(Names(None));
+        let root = Root::restore(Plan::default(), trust, &self.disk.records(), self.at());
+        root.unwrap().0
+    }
+
+    /// A cluster is told something, and all that follows is done.
+    fn tell_cluster(&mut self, name: &str, input: cluster::Input) {
+        self.queue.push_back(Event::Cluster(label(name), input));
+        self.settle();
+    }
+
     fn command(&mut self, command: Command) -> Result<root::Done, CommandError> {
         let now = self.at();
         let (step, done) = self.root.command(command, &Scope::All, now)?;

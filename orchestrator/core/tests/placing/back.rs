@@ -22,9 +22,7 @@ fn on_one_of_two() -> (Tiers, InstanceId) {
 }
 
 fn munich_hears(tiers: &mut Tiers, message: RootToCluster) {
-    let event = Event::Cluster(label("munich"), cluster::Input::Root(message));
-    tiers.queue.push_back(event);
-    tiers.settle();
+    tiers.tell_cluster("munich", cluster::Input::Root(message));
 }
 
 /// Munich is offered a later life of what runs there, which goes to the node with more left.
@@ -125,17 +123,12 @@ fn add(tiers: &mut Tiers, name: &str, key: u8) {
 fn blocks_of_a_cluster_that_was_removed_rest_although_root_is_started_again() {
     let mut tiers = Tiers::new(&[("munich", &[])]);
     let blocks = |tiers: &Tiers| tiers.root.clusters().next().unwrap().0.blocks.clone();
-    let restart = |tiers: &mut Tiers| {
-        let (trust, now) = (Box::new(Names(None)), tiers.at());
-        let restored = Root::restore(Plan::default(), trust, &tiers.disk.records(), now);
-        tiers.root = restored.unwrap().0;
-    };
     let first = blocks(&tiers);
     tiers.clusters.clear();
     tiers
         .command(Command::RemoveCluster(label("munich")))
         .unwrap();
-    restart(&mut tiers);
+    tiers.root = tiers.restored_root();
     add(&mut tiers, "ulm", 7);
     let second = blocks(&tiers);
     assert!(!first.is_empty());
@@ -145,7 +138,7 @@ fn blocks_of_a_cluster_that_was_removed_rest_although_root_is_started_again() {
     tiers.now += LEASE_LIFE;
     tiers.queue.push_back(Event::Root(root::Input::Tick));
     tiers.settle();
-    restart(&mut tiers);
+    tiers.root = tiers.restored_root();
     add(&mut tiers, "bonn", 8);
     assert_eq!(blocks(&tiers), first);
 }

@@ -5,13 +5,6 @@ use weald_proto::control::RootToCluster;
 
 use super::*;
 
-/// Root as it would be if it was started now from its disk.
-fn restored(tiers: &Tiers) -> Root {
-    let trust = Box::new(Names(None));
-    let root = Root::restore(Plan::default(), trust, &tiers.disk.records(), tiers.at());
-    root.unwrap().0
-}
-
 fn explained(tiers: &Tiers, root: &Root, instance: &InstanceId) -> String {
     let known = root.instance(instance).unwrap();
     known.history.explain(instance, tiers.at())
@@ -24,7 +17,7 @@ fn a_phase_that_changes_alone_is_kept() {
     draft.services[0].spec.listens = vec![80];
     let instance = tiers.deploy(draft);
     let phases = |tiers: &Tiers| {
-        let kept = restored(tiers);
+        let kept = tiers.restored_root();
         [&tiers.root, &kept].map(|root| root.instance(&instance).unwrap().phase())
     };
     assert_eq!(phases(&tiers), [Phase::Creating; 2]);
@@ -46,7 +39,7 @@ fn reasons_that_change_while_it_waits_are_kept() {
     let text = explained(&tiers, &tiers.root, &large);
     let figures = "processors (1/1000) on one node: 5000 needed, 3000 free";
     assert!(text.contains(figures), "{text}");
-    assert_eq!(explained(&tiers, &restored(&tiers), &large), text);
+    assert_eq!(explained(&tiers, &tiers.restored_root(), &large), text);
 }
 
 #[test]
@@ -86,7 +79,7 @@ fn who_cannot_be_told_of_is_not_revoked() {
     };
     let revoke = |tiers: &mut Tiers, who| tiers.command(Command::Revoke(who)).map(drop);
     let same = |tiers: &Tiers| {
-        let kept = restored(tiers).revocations();
+        let kept = tiers.restored_root().revocations();
         assert_eq!(kept, tiers.root.revocations());
         kept
     };

@@ -225,10 +225,7 @@ fn an_instance_that_was_given_back_is_looked_after_by_the_next_root() {
     tiers.queue.push_back(Event::Root(input));
     tiers.settle();
     assert_eq!(tiers.phase(&instance), Phase::Requested);
-    let records = tiers.disk.records();
-    let trust = Box::new(Names(None));
-    let restored = Root::restore(Plan::default(), trust, &records, tiers.at());
-    tiers.root = restored.unwrap().0;
+    tiers.root = tiers.restored_root();
     assert!(tiers.root.next_due().is_some_and(|due| due <= tiers.now));
     let name = label("munich");
     for event in [

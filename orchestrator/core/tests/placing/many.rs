@@ -31,12 +31,6 @@ fn is_instance(row: &Signed) -> bool {
     )
 }
 
-fn munich_hears(tiers: &mut Tiers, input: cluster::Input) {
-    let event = Event::Cluster(label("munich"), input);
-    tiers.queue.push_back(event);
-    tiers.settle();
-}
-
 fn part(complete: bool, rows: &[Signed], more: bool) -> cluster::Input {
     let all: ApplicationName = "shop.prod".parse().unwrap();
     cluster::Input::Root(RootToCluster::Rows {
@@ -63,13 +57,13 @@ fn rows_of_an_application_may_come_in_parts() {
     let (instances, others): (Vec<_>, Vec<_>) = told.into_iter().partition(is_instance);
     assert_eq!(instances.len(), 1);
     // What is in any of the parts is there still.
-    munich_hears(&mut tiers, part(false, &instances, true));
-    munich_hears(&mut tiers, part(true, &others, false));
+    tiers.tell_cluster("munich", part(false, &instances, true));
+    tiers.tell_cluster("munich", part(true, &others, false));
     assert_eq!(signed(&mut tiers), []);
     // What is in none of them is gone, and the application is told whole again.
-    munich_hears(&mut tiers, part(false, &others, true));
+    tiers.tell_cluster("munich", part(false, &others, true));
     assert_eq!(signed(&mut tiers), []);
-    munich_hears(&mut tiers, part(true, &[], false));
+    tiers.tell_cluster("munich", part(true, &[], false));
     assert_only_others_are_told(&mut tiers);
 }
 
@@ -82,24 +76,24 @@ fn parts_of_an_earlier_connection_do_not_count() {
         .filter(|row| is_instance(row))
         .cloned()
         .collect();
-    munich_hears(&mut tiers, part(false, &instances, true));
+    tiers.tell_cluster("munich", part(false, &instances, true));
     // Both see the connection go and a new one come.
     let root = |input: fn(Label) -> root::Input| Event::Root(input(label("munich")));
     tiers
         .queue
         .push_back(root(root::Input::ClusterDisconnected));
-    munich_hears(&mut tiers, cluster::Input::RootDisconnected);
+    tiers.tell_cluster("munich", cluster::Input::RootDisconnected);
     let others: Vec<_> = told.into_iter().filter(|row| !is_instance(row)).collect();
     tiers.held = Some(Vec::new());
-    munich_hears(&mut tiers, cluster::Input::RootConnected);
+    tiers.tell_cluster("munich", cluster::Input::RootConnected);
     // What is said before the welcome was meant for the former one, and the grants come behind that.
-    munich_hears(&mut tiers, part(true, &others, false));
+    tiers.tell_cluster("munich", part(true, &others, false));
     assert_eq!(signed(&mut tiers), []);
     let welcome = RootToCluster::Welcome {
         version: weald_proto::control::VERSION,
     };
-    munich_hears(&mut tiers, cluster::Input::Root(welcome));
-    munich_hears(&mut tiers, part(true, &others, false));
+    tiers.tell_cluster("munich", cluster::Input::Root(welcome));
+    tiers.tell_cluster("munich", part(true, &others, false));
     assert_only_others_are_told(&mut tiers);
 }
 
