@@ -90,11 +90,6 @@ impl ClusterAddresses {
         self.held.iter(now)
     }
 
-    /// Every address that rests, also those whose time is over and that were not forgotten yet.
-    pub fn held_at_all(&self) -> impl Iterator<Item = IpAddr> {
-        self.held.keys().copied()
-    }
-
     /// The addresses of a new or known instance or node: one of each family of which any is left. It
     /// keeps what it has, and gets back what it returned and nobody has had since.
     ///
@@ -174,9 +169,9 @@ impl ClusterAddresses {
         self.held.poll_timeout().map(|at| (at, "address rested"))
     }
 
-    /// Forgets what has rested long enough.
-    pub fn handle_timeout(&mut self, now: Now) {
-        self.held.handle_timeout(now);
+    /// Forgets what has rested long enough, and says what that was.
+    pub fn handle_timeout(&mut self, now: Now) -> Vec<IpAddr> {
+        self.held.handle_timeout(now)
     }
 
     fn find(&self, kind: BlockKind, holder: &Holder, now: Now) -> Option<IpAddr> {

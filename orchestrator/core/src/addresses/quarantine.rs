@@ -44,11 +44,6 @@ impl<K: Ord + Copy, O: PartialEq> Quarantine<K, O> {
             .map(|(key, _)| key)
     }
 
-    /// All that is held, also what nobody has forgotten yet though its time is over.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.held.keys()
-    }
-
     /// All that is held.
     pub(super) fn iter(&self, now: Now) -> impl Iterator<Item = (K, &O)> {
         let held = self.held.iter();

@@ -417,17 +417,7 @@ impl Cluster {
 
     /// Forgets on disk the addresses that have rested long enough.
     pub(super) fn forget_rested(&mut self, now: Now, step: &mut Step) {
-        if self
-            .addresses
-            .poll_timeout()
-            .is_none_or(|(at, _)| at > now.elapsed)
-        {
-            return;
-        }
-        let before: BTreeSet<_> = self.addresses.held_at_all().collect();
-        self.addresses.handle_timeout(now);
-        let after: BTreeSet<_> = self.addresses.held_at_all().collect();
-        for ip in before.difference(&after) {
+        for ip in self.addresses.handle_timeout(now) {
             step.writes
                 .push(Write::delete(state::RESTING, ip.to_string()));
         }
